@@ -1,0 +1,2 @@
+//! A bundled job.
+fn main() {}
