@@ -1,1 +1,3 @@
 //! SDK.
+
+pub mod key;
