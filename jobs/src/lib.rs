@@ -1,3 +1,4 @@
 //! SDK.
 
 pub mod key;
+pub mod words;
