@@ -1,6 +1,6 @@
 //! Words: what `str::split_whitespace` finds, several times faster.
 //!
-//! Owns finding white space in text of any length; [`lanes`] owns looking at 16 bytes at once. Which text, usually a line,
+//! Owns finding white space in text of any length; `lanes` owns looking at 16 bytes at once. Which text, usually a line,
 //! is for the caller to say.
 //!
 //! The text is covered by windows of 64 bytes. Each becomes one 64-bit mask in which a bit is set where a byte belongs to a
