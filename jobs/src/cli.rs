@@ -217,6 +217,7 @@ impl Flags {
             overwrite: self.overwrite,
             durable: self.durable,
             tight: None,
+            is_reference: false,
         }
     }
 }

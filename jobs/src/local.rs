@@ -20,7 +20,7 @@ use shardmill_datasets::{
 };
 
 use crate::engine::{
-    Budget, BudgetTooSmall, Partitioner, Progress, Settings, Sources, map_shards, range_cuts, reduce_partitions, system_memory,
+    Budget, BudgetTooSmall, Partitioner, Progress, Settings, Sources, list_pairs, map_shards, range_cuts, reduce_partitions, system_memory,
 };
 use crate::fault::{BadRecord, Fault};
 use crate::job::{ColumnTypes, Columns, MapReduce, Partitioning};
@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) durable: bool,
     /// For tests: buffers so small that little data spills, merges and merges again.
     pub(crate) tight: Option<Tight>,
+    /// For tests: all pairs are listed, sorted and reduced in the plainest way.
+    pub(crate) is_reference: bool,
 }
 
 /// Sizes that no budget would give.
@@ -207,8 +209,14 @@ impl<J: MapReduce> Planned<J> {
                 Partitioner::by_ranges(plan.partitions, cuts)
             }
         };
-        let mapped = map_shards(&job, &plan, 0..plan.shards.len() as u32, &partitioner, &settings, &pool).map_err(RunError::Fault)?;
-        let sources = Sources::new(mapped.collectors, &partitioner, &settings, &pool).map_err(RunError::Fault)?;
+        let shards = 0..plan.shards.len() as u32;
+        let mapped = map_shards(&job, &plan, shards, &partitioner, &settings, &pool).map_err(RunError::Fault)?;
+        let sources = if options.is_reference {
+            let pairs = list_pairs(&job, &plan, &plan.shards, u64::MAX, &settings, &pool).map_err(RunError::Fault)?;
+            Sources::Pairs(pairs, partitioner)
+        } else {
+            Sources::new(mapped.collectors, &partitioner, &settings, &pool).map_err(RunError::Fault)?
+        };
 
         on_phase(Phase::Reduce, &plan);
         let attempt = claim.attempt("reduce")?;

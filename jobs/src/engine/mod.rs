@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 pub use emit::Emitter;
 pub(crate) use collect::Partitioner;
-pub(crate) use map::{Mapped, Mapper, map_shards};
+pub(crate) use map::{Mapper, list_pairs, map_shards};
 pub(crate) use memory::{Budget, BudgetTooSmall};
 pub use memory::{parse_bytes, system_memory};
 pub use reduce::{Output, Values};
