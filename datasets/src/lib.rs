@@ -1,1 +1,2 @@
 //! Data at rest.
+pub mod table;
