@@ -13,8 +13,10 @@
 
 use super::number;
 use super::schema::{quoted, type_name};
-use super::split::{Dialect, FieldIndex, Record};
+use super::conform::positions;
+use super::split::{FieldIndex, Record};
 use super::{BadRow, infer::Kind};
+use crate::format::csv::Dialect;
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, PrimitiveArray, StringArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
@@ -57,6 +59,13 @@ pub(crate) struct Decoded {
     pub(crate) bad: Vec<BadRow>,
 }
 
+impl Decoded {
+    /// A batch in which every row is good.
+    pub(crate) fn good(batch: RecordBatch) -> Self {
+        Self { records: batch.num_rows() as u64, batch, bad: Vec::new() }
+    }
+}
+
 /// Turns blocks into batches, one file after the other. Reuses its index and scratch space.
 pub(crate) struct CsvDecoder {
     schema: SchemaRef,
@@ -84,13 +93,14 @@ impl CsvDecoder {
         Self { schema, dialect, positions: Vec::new(), width: 0, index, firsts, scratch }
     }
 
-    /// Finds the schema's columns in a file with these columns; the error is the name of the one that is not there.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Finds the schema's columns in a file with these columns; the error says which one is missing.
     pub(crate) fn bind(&mut self, names: &[String]) -> Result<(), String> {
-        self.positions.clear();
-        for field in self.schema.fields() {
-            let position = names.iter().position(|name| name == field.name()).ok_or_else(|| field.name().clone())?;
-            self.positions.push(position as u32);
-        }
+        let found = positions(&self.schema, names.iter().map(String::as_str))?;
+        self.positions = found.into_iter().map(|position| position as u32).collect();
         self.width = names.len() as u32;
         Ok(())
     }
@@ -372,7 +382,7 @@ mod tests {
     #[test]
     fn a_column_that_the_file_does_not_have_is_named() {
         let mut decoder = CsvDecoder::new(Arc::new(parse_schema("a: int, b: int").unwrap()), COMMA);
-        assert_eq!(decoder.bind(&["a".to_owned()]), Err("b".to_owned()));
+        assert_eq!(decoder.bind(&["a".to_owned()]), Err("there is no column 'b'; the columns are a".to_owned()));
     }
 
     #[test]

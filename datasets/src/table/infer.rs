@@ -15,9 +15,12 @@
 //! ```
 
 use super::number;
-use super::split::{Dialect, FieldIndex};
-use super::{csv::unquote, masks::STRIDE};
+use super::split::FieldIndex;
+use super::{csv::unquote, json::records, masks::STRIDE};
+use crate::format::Format;
+use crate::format::csv::{CsvOptions, Dialect};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::json::reader::infer_json_schema_from_iterator;
 use serde_json::Value;
 
 /// What the values of one column have in common so far.
@@ -112,16 +115,82 @@ impl Kind {
     }
 }
 
-/// Collects the kinds of all columns from one prefix after the other; columns stand in the order in which they first appeared.
+/// The beginning of one file, for its column types.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefix<'a> {
+    /// CSV, TSV or JSON lines; others say nothing.
+    pub format: Format,
+    /// What the user says about delimited files.
+    pub csv: CsvOptions,
+    /// The columns of a delimited file, in its order.
+    pub names: Option<&'a [String]>,
+    /// Whole records, the header not among them.
+    pub records: &'a [u8],
+}
+
+/// Decides the type of every column from the beginnings of some files.
+///
+/// A pure function of these bytes: the same prefixes give the same schema. Columns stand in the order in which they first appear,
+/// every one may hold nulls, and one without a value is text.
+///
+/// ```
+/// use shardmill_datasets::{CsvOptions, Format, table::{Prefix, infer, schema_text}};
+/// let names = ["city", "price", "sold"].map(String::from);
+/// let records = b"Gent,12.50,2024-02-29\nBergen,7,2024-03-01\n";
+/// let schema = infer(&[Prefix { format: Format::Csv, csv: CsvOptions::default(), names: Some(&names), records }]);
+/// assert_eq!(schema_text(&schema), "city: text, price: decimal(38,2), sold: date");
+/// ```
+pub fn infer(prefixes: &[Prefix<'_>]) -> Schema {
+    let mut inference = Inference::default();
+    for prefix in prefixes {
+        match (prefix.format.delimiter(), prefix.names) {
+            (Some(delimiter), Some(names)) => inference.delimited(names, prefix.records, Dialect { delimiter, quotes: prefix.csv.quotes }),
+            _ if prefix.format == Format::JsonLines => inference.json(prefix.records),
+            _ => {}
+        }
+    }
+    inference.schema()
+}
+
+/// Collects what is known of all columns from one prefix after the other; they stand in the order in which they first appeared.
 #[derive(Debug, Default)]
-pub(crate) struct Inference {
-    columns: Vec<(String, Kind)>,
+struct Inference {
+    columns: Vec<Column>,
+}
+
+#[derive(Debug)]
+struct Column {
+    name: String,
+    /// From delimited files.
+    kind: Kind,
+    /// From JSON, where values may be nested.
+    values: Vec<Value>,
+}
+
+impl Column {
+    fn data_type(&self) -> DataType {
+        match self.json_type() {
+            None => self.kind.data_type(),
+            Some(json) if self.kind == Kind::Empty => json,
+            Some(json) => Kind::of_type(&json).join(self.kind).data_type(),
+        }
+    }
+
+    /// Scalars of two types are text; so is what has no type in common, but then most of its rows will be bad.
+    fn json_type(&self) -> Option<DataType> {
+        if self.values.iter().all(Value::is_null) {
+            return None;
+        }
+        let rows = self.values.iter().map(|value| Ok(Value::Object([(self.name.clone(), value.clone())].into_iter().collect())));
+        let schema = infer_json_schema_from_iterator(rows);
+        Some(schema.map_or(DataType::Utf8, |schema| schema.field(0).data_type().clone()))
+    }
 }
 
 impl Inference {
     /// Looks at whole records of a delimited file; `names` are the columns of that file, and a record that has not as many
     /// fields says nothing.
-    pub(crate) fn delimited(&mut self, names: &[String], records: &[u8], dialect: Dialect) {
+    fn delimited(&mut self, names: &[String], records: &[u8], dialect: Dialect) {
         let slots = names.iter().map(|name| self.slot(name)).collect::<Vec<_>>();
         let padded = [records, &[0; STRIDE]].concat();
         let mut index = FieldIndex::default();
@@ -130,38 +199,31 @@ impl Inference {
         for record in index.records().filter(|record| record.fields as usize == names.len()) {
             for (column, &slot) in (0..).zip(&slots) {
                 let raw = &records[index.bounds(record.first, column)];
-                let kind = &mut self.columns[slot].1;
+                let kind = &mut self.columns[slot].kind;
                 *kind = kind.join(Kind::of(unquote(raw, dialect.quotes, &mut scratch)));
             }
         }
     }
 
     /// Looks at lines of JSON objects; a line that is none says nothing.
-    pub(crate) fn json(&mut self, lines: &[u8]) {
-        for line in lines.split(|byte| *byte == b'\n') {
+    fn json(&mut self, lines: &[u8]) {
+        for (_, line) in records(lines) {
             let Ok(Value::Object(object)) = serde_json::from_slice(line) else { continue };
-            for (name, value) in &object {
-                let kind = match value {
-                    Value::Null => Kind::Empty,
-                    Value::Bool(_) => Kind::Bool,
-                    Value::Number(number) if number.is_i64() => Kind::Int { digits: 19 },
-                    Value::Number(_) => Kind::Float,
-                    Value::String(_) | Value::Array(_) | Value::Object(_) => Kind::Text,
-                };
-                let slot = self.slot(name);
-                self.columns[slot].1 = self.columns[slot].1.join(kind);
+            for (name, value) in object {
+                let slot = self.slot(&name);
+                self.columns[slot].values.push(value);
             }
         }
     }
 
     /// What was found; every column may hold nulls.
-    pub(crate) fn schema(&self) -> Schema {
-        Schema::new(self.columns.iter().map(|(name, kind)| Field::new(name, kind.data_type(), true)).collect::<Vec<_>>())
+    fn schema(&self) -> Schema {
+        Schema::new(self.columns.iter().map(|column| Field::new(&column.name, column.data_type(), true)).collect::<Vec<_>>())
     }
 
     fn slot(&mut self, name: &str) -> usize {
-        self.columns.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
-            self.columns.push((name.to_owned(), Kind::Empty));
+        self.columns.iter().position(|column| column.name == name).unwrap_or_else(|| {
+            self.columns.push(Column { name: name.to_owned(), kind: Kind::Empty, values: Vec::new() });
             self.columns.len() - 1
         })
     }
@@ -210,8 +272,14 @@ mod tests {
     #[test]
     fn json_says_itself_what_is_a_number() {
         let mut inference = Inference::default();
-        inference.json(b"{\"n\":1,\"x\":1.5,\"s\":\"1\",\"b\":true}\nnot json\n{\"n\":null,\"x\":2}\n");
-        assert_eq!(schema_text(&inference.schema()), "b: bool, n: int, s: text, x: float");
+        inference.json(b"{\"n\":1,\"x\":1.5,\"s\":\"1\",\"b\":true}\nnot json\n{\"n\":null,\"x\":2,\"z\":null}\n");
+        assert_eq!(schema_text(&inference.schema()), "b: bool, n: int, s: text, x: float, z: text");
+        let mut nested = Inference::default();
+        nested.json(b"{\"a\":[1,2],\"o\":{\"x\":1},\"m\":1}\n{\"a\":[3.5],\"m\":{\"x\":1}}\n");
+        let schema = nested.schema();
+        assert!(matches!(schema.field_with_name("a").unwrap().data_type(), DataType::List(_)));
+        assert!(matches!(schema.field_with_name("o").unwrap().data_type(), DataType::Struct(_)));
+        assert_eq!(*schema.field_with_name("m").unwrap().data_type(), DataType::Utf8);
     }
 
     fn value() -> impl Strategy<Value = String> {

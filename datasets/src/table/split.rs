@@ -17,17 +17,10 @@
 //! exactly the case that the check finds.
 
 use super::masks::{Classify, Portable, STRIDE};
+use crate::format::csv::Dialect;
 
 /// The sentinel in front of the first field: one less than position 0, modulo 2³².
 const BEFORE: u32 = u32::MAX;
-
-/// How fields are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Dialect {
-    pub(crate) delimiter: u8,
-    /// Whether `"` has a meaning at all.
-    pub(crate) quotes: bool,
-}
 
 /// The ends of the fields and records of one block. Reused from block to block.
 #[derive(Debug, Default)]
@@ -60,7 +53,7 @@ impl FieldIndex {
 
     /// Makes room for the index of any block of this length.
     fn sized(&mut self, length: usize) -> &mut Self {
-        assert!(length < BEFORE as usize, "a block has 32-bit positions");
+        assert!(length < i32::MAX as usize, "a block has 31-bit positions");
         // One separator per byte at most, the sentinel, an end without a terminator, and a stretch to write past them.
         let room = length + STRIDE + 2;
         if self.ends.len() < room {
