@@ -1,2 +1,19 @@
 //! Data at rest.
+
+pub mod block;
+pub mod error;
+pub mod format;
+pub mod limits;
+pub mod listing;
+pub mod rows;
+pub mod shard;
+mod stream;
 pub mod table;
+
+pub use block::{Block, BlockReader, Framing, PADDING, lines};
+pub use error::{Change, ReadError};
+pub use format::csv::{CsvOptions, CsvState, Dialect};
+pub use format::{Compression, Format, Shape, of_name};
+pub use limits::Limits;
+pub use listing::{Fingerprint, InputFile, ListError, list};
+pub use shard::{Piece, Shard};
