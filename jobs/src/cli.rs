@@ -41,7 +41,8 @@ pub const PROTOCOL: u32 = 1;
 /// ```
 pub fn main<J: MapReduce + Args + Serialize + DeserializeOwned>() -> ExitCode {
     let name = std::env::args_os().next().map(PathBuf::from);
-    let name = name.as_deref().and_then(|path| path.file_stem()).map_or_else(|| "job".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let name =
+        name.as_deref().and_then(|path| path.file_stem()).map_or_else(|| "job".to_owned(), |stem| stem.to_string_lossy().into_owned());
     main_named::<J>(&name, std::env::args_os())
 }
 
@@ -322,4 +323,3 @@ pub(crate) fn parameter_names<J: Args>() -> Vec<String> {
     let command = J::augment_args(clap::Command::new("job"));
     command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
 }
-

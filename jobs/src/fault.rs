@@ -101,11 +101,12 @@ impl From<RunError> for Fault {
 
 impl From<WriteError> for Fault {
     fn from(error: WriteError) -> Self {
-        let path = error.path().to_path_buf();
         let detail = error.to_string();
-        match error.into_io() {
-            Some(source) => Self::disk(&path, source),
-            None => Self::Unwritable { path, detail },
+        match error {
+            WriteError::Create { path, source } | WriteError::Write { path, source } | WriteError::Sync { path, source } => {
+                Self::disk(&path, source)
+            }
+            other => Self::Unwritable { path: other.path().map(Path::to_path_buf).unwrap_or_default(), detail },
         }
     }
 }
@@ -114,6 +115,10 @@ impl Fault {
     /// What a failed write means.
     pub(crate) fn disk(path: &Path, source: io::Error) -> Self {
         let is_full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge);
-        if is_full { Self::DiskFull { path: path.into(), source } } else { Self::DiskFailed { path: path.into(), detail: source.to_string() } }
+        if is_full {
+            Self::DiskFull { path: path.into(), source }
+        } else {
+            Self::DiskFailed { path: path.into(), detail: source.to_string() }
+        }
     }
 }

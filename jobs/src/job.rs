@@ -102,7 +102,7 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
     /// or [`NoCombine`](crate::NoCombine).
     type Combine: Combine<Self::Value> + Default;
     /// What `reduce` writes: any serde struct, or [`Table`](crate::Table) or [`Raw`](crate::Raw).
-    type Output: OutputType;
+    type Output: OutputType<Self>;
 
     /// The job's version, shown by `describe`.
     const VERSION: &'static str = "0.1.0";

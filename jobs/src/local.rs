@@ -92,7 +92,9 @@ impl RunError {
     /// Whether the run was refused before any work was done.
     pub(crate) fn is_preflight(&self) -> bool {
         match self {
-            Self::Publish(error) => matches!(error, PublishError::Exists { .. } | PublishError::Claimed { .. } | PublishError::Invalid { .. }),
+            Self::Publish(error) => {
+                matches!(error, PublishError::Exists { .. } | PublishError::Claimed { .. } | PublishError::Invalid { .. })
+            }
             Self::Fault(_) => false,
             _ => true,
         }
@@ -150,7 +152,10 @@ impl<J: MapReduce> Planned<J> {
         let threads = options.threads;
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("engine-{index}"));
         let pool = builder.build().map_err(|source| RunError::Threads { threads, source })?;
-        let files = list(&options.inputs, options.input_format)?;
+        let files = match list(&options.inputs, options.input_format) {
+            Err(ListError::Nothing { .. }) if options.allow_empty => Vec::new(),
+            listed => listed?,
+        };
         let total_bytes = options.memory_bytes.unwrap_or_else(|| system_memory() / 2);
         let mut limits = Limits::default();
         if let Some(bytes) = options.record_bytes {
@@ -171,7 +176,6 @@ impl<J: MapReduce> Planned<J> {
                 ColumnTypes::Given(schema) => SchemaRequest::Given(schema),
                 ColumnTypes::Text => SchemaRequest::AllText,
             },
-            allow_empty: options.allow_empty,
         };
         let draft = Draft::new(files, plan_options)?;
         let surveys = pool.install(|| draft.surveys().par_iter().map(|survey| survey.run()).collect::<Result<Vec<_>, _>>())?;
@@ -237,24 +241,32 @@ impl<J: MapReduce> Planned<J> {
             job: name.clone(),
             version: J::VERSION.to_owned(),
             executable_digest: None,
-            inputs: plan.files.iter().map(|planned| {
-                let file = &planned.file;
-                ManifestInput {
-                    path: file.path.display().to_string(),
-                    bytes: file.bytes,
-                    modified_ns: file.fingerprint.modified_ns,
-                    head: Digest(file.fingerprint.head),
-                }
-            }).collect(),
+            inputs: plan
+                .files
+                .iter()
+                .map(|planned| {
+                    let file = &planned.file;
+                    ManifestInput {
+                        path: file.path.display().to_string(),
+                        bytes: file.bytes,
+                        modified_ns: file.fingerprint.modified_ns,
+                        head: Digest(file.fingerprint.head),
+                    }
+                })
+                .collect(),
             parts: parts.iter().zip(0..).map(|(part, partition)| ManifestPart::new(sink.part_name(partition), part)).collect(),
             counters: mapped.counters.clone(),
-            set_aside: mapped.set_aside.iter().map(|bad| SetAside {
-                file: bad.file.display().to_string(),
-                shard: bad.shard.into(),
-                record: bad.record,
-                offset: bad.offset,
-                cause: bad.cause.clone(),
-            }).collect(),
+            set_aside: mapped
+                .set_aside
+                .iter()
+                .map(|bad| SetAside {
+                    file: bad.file.display().to_string(),
+                    shard: bad.shard.into(),
+                    record: bad.record,
+                    offset: bad.offset,
+                    cause: bad.cause.clone(),
+                })
+                .collect(),
         };
         if progress.is_interrupted() {
             return Err(RunError::Fault(Fault::Interrupted));
@@ -299,7 +311,10 @@ fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<Si
     let format = options.output_format.unwrap_or(default);
     if !fits(format) {
         let possible: Vec<String> = OutputFormat::ALL.into_iter().filter(|format| fits(*format)).map(|format| format.to_string()).collect();
-        return Err(RunError::Output(format!("this job's output cannot be written as {format}; --output-format can be {}", possible.join(", "))));
+        return Err(RunError::Output(format!(
+            "this job's output cannot be written as {format}; --output-format can be {}",
+            possible.join(", ")
+        )));
     }
     let schema = <J::Output as OutputType<J>>::schema(job).map_err(|error| RunError::Output(error.to_string()))?;
     let sink = SinkSpec { format, compression: options.output_compression, schema };
@@ -359,8 +374,15 @@ fn write_quarantine(path: &Path, records: &[BadRecord]) -> std::io::Result<()> {
     for bad in records {
         let text = std::str::from_utf8(&bad.bytes).ok();
         let hex = text.is_none().then(|| bad.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-        let line =
-            Line { file: bad.file.display().to_string(), shard: bad.shard, record: bad.record, offset: bad.offset, cause: &bad.cause, text, hex };
+        let line = Line {
+            file: bad.file.display().to_string(),
+            shard: bad.shard,
+            record: bad.record,
+            offset: bad.offset,
+            cause: &bad.cause,
+            text,
+            hex,
+        };
         serde_json::to_writer(&mut out, &line)?;
         out.push(b'\n');
     }

@@ -192,7 +192,7 @@ impl<T: DeserializeOwned + 'static> Driver for Rows<T> {
         RowReader::new(plan.options.csv, plan.options.limits)
     }
 
-    fn map_shard<J: MapReduce<Input = Self>>(reader: &mut RowReader<T>, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
+    fn map_shard<J: MapReduce<Input = Self>>(reader: &mut Self::Reader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
         let file = mapper.file(shard);
         reader.open(&file.file, file.header.as_deref(), &shard.piece)?;
         let (mut records, mut told) = (0, 0);
@@ -291,9 +291,9 @@ impl Driver for Any {
 
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut Self::Reader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
         if Kind::Any.is_tabular(mapper.file(shard).file.format) {
-            map_batches(&mut reader.1, mapper, shard, AnyRecord::Batch)
+            map_batches(&mut reader.1, mapper, shard, |batch| AnyRecord::Batch(batch))
         } else {
-            map_bytes(&mut reader.0, mapper, shard, AnyRecord::Bytes)
+            map_bytes(&mut reader.0, mapper, shard, |bytes| AnyRecord::Bytes(bytes))
         }
     }
 }

@@ -72,10 +72,12 @@ impl Show {
         if let Some(schema) = &planned.sink.schema {
             eprintln!("  output      {}", shardmill_datasets::table::schema_text(schema));
         }
-        eprintln!("  memory      {}, of which {} to collect in and {} to merge in for each thread",
+        eprintln!(
+            "  memory      {}, of which {} to collect in and {} to merge in for each thread",
             HumanBytes(planned.budget.total_bytes as u64),
             HumanBytes(planned.budget.collect_bytes as u64),
-            HumanBytes(planned.budget.merge_bytes as u64));
+            HumanBytes(planned.budget.merge_bytes as u64)
+        );
     }
 
     /// A phase begins.

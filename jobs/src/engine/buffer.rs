@@ -138,7 +138,8 @@ impl SortBuffer {
         let range = self.starts[partition as usize]..self.starts[partition as usize + 1];
         let mut entries = std::mem::take(&mut self.divided);
         let buffers = std::slice::from_ref(&*self);
-        entries[range.clone()].sort_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| pair(buffers, a.with_tag(0)).0.cmp(pair(buffers, b.with_tag(0)).0)));
+        entries[range.clone()]
+            .sort_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| pair(buffers, a.with_tag(0)).0.cmp(pair(buffers, b.with_tag(0)).0)));
         self.divided = entries;
         &self.divided[range]
     }

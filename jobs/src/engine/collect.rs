@@ -50,7 +50,7 @@ impl Partitioner {
     pub(crate) fn partition(&self, key: &[u8]) -> u32 {
         match self {
             Self::Hash { partitions } => partition_of(hash(key), *partitions),
-            Self::Range { cuts, prefixes } => {
+            Self::Range { cuts, prefixes, .. } => {
                 let head = prefix(key);
                 let mut place = prefixes.partition_point(|cut| *cut < head);
                 while place < cuts.len() && prefixes[place] == head && cuts[place].as_slice() <= key {

@@ -152,7 +152,13 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
     }
 
     /// Maps one record that does not lie in a block.
-    pub(crate) fn map_record<'r>(&mut self, file: &PlannedFile, place: (u64, u64), record: Result<Record<'r, J>, String>, raw: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn map_record<'r>(
+        &mut self,
+        file: &PlannedFile,
+        place: (u64, u64),
+        record: Result<Record<'r, J>, String>,
+        raw: &[u8],
+    ) -> Result<(), Fault> {
         let (job, collector) = (self.job, &mut self.collector);
         let outcome = catch(|| {
             let mut emitter = Emitter::new(collector);
@@ -295,7 +301,7 @@ pub(crate) fn list_pairs<J: MapReduce>(
 ) -> Result<Vec<Pair>, Fault> {
     let next = AtomicU32::new(0);
     let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
-    let results = pool.broadcast(|_| {
+    let results: Vec<Result<Vec<Pair>, Fault>> = pool.broadcast(|_| {
         let collector = Collector::of_pairs(settings);
         let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: records_each };
         let mut reader = J::Input::reader(plan, settings);

@@ -13,7 +13,9 @@ const LEAST_SHARE: usize = 12 << 20;
 
 /// A budget that the threads cannot work in.
 #[derive(Debug, thiserror::Error)]
-#[error("{threads} threads need a memory budget of at least {least_mib} MiB, not {given_mib} MiB; give --memory {least_mib}MiB or fewer --threads")]
+#[error(
+    "{threads} threads need a memory budget of at least {least_mib} MiB, not {given_mib} MiB; give --memory {least_mib}MiB or fewer --threads"
+)]
 pub(crate) struct BudgetTooSmall {
     threads: usize,
     least_mib: usize,
@@ -66,24 +68,26 @@ pub fn system_memory() -> usize {
 /// The smallest limit of the control groups that this process is in, under version 2 or 1.
 fn control_group_limit() -> Option<usize> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    own.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':');
-        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
-            list if list.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-            _ => return None,
-        };
-        // A limit may stand at any level above; inside a container the path may not exist, and the root is the own group.
-        let mut limits = Vec::new();
-        let mut level = Some(std::path::Path::new(path.trim_start_matches('/')));
-        while let Some(group) = level {
-            let limit = fs::read_to_string(std::path::Path::new(root).join(group).join(file)).ok();
-            limits.extend(limit.and_then(|text| text.trim().parse::<usize>().ok()));
-            level = group.parent();
-        }
-        limits.into_iter().min()
-    }).min()
+    own.lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            let (root, file) = match controllers {
+                "" => ("/sys/fs/cgroup", "memory.max"),
+                list if list.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                _ => return None,
+            };
+            // A limit may stand at any level above; inside a container the path may not exist, and the root is the own group.
+            let mut limits = Vec::new();
+            let mut level = Some(std::path::Path::new(path.trim_start_matches('/')));
+            while let Some(group) = level {
+                let limit = fs::read_to_string(std::path::Path::new(root).join(group).join(file)).ok();
+                limits.extend(limit.and_then(|text| text.trim().parse::<usize>().ok()));
+                level = group.parent();
+            }
+            limits.into_iter().min()
+        })
+        .min()
 }
 
 /// Reads a size: a number of bytes, or with `KiB`, `MiB`, `GiB`, `TiB` (or `K`, `M`, `G`, `T`, which mean the same).

@@ -28,13 +28,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-pub use emit::Emitter;
 pub(crate) use collect::Partitioner;
+pub use emit::Emitter;
 pub(crate) use map::{Mapper, list_pairs, map_shards};
 pub(crate) use memory::{Budget, BudgetTooSmall};
 pub use memory::{parse_bytes, system_memory};
-pub use reduce::{Output, Values};
 pub(crate) use reduce::reduce_partitions;
+pub use reduce::{Output, Values};
 pub(crate) use sample::range_cuts;
 pub(crate) use sources::Sources;
 

@@ -48,7 +48,12 @@ pub(crate) struct Reader<'a, J: MapReduce> {
 
 impl<J: MapReduce> Sources<J> {
     /// Makes what the threads have collected readable: as it is if that fits into memory with what reading it takes, else as runs.
-    pub(crate) fn new(mut collectors: Vec<Collector<J>>, partitioner: &Partitioner, settings: &Settings, pool: &ThreadPool) -> Result<Self, Fault> {
+    pub(crate) fn new(
+        mut collectors: Vec<Collector<J>>,
+        partitioner: &Partitioner,
+        settings: &Settings,
+        pool: &ThreadPool,
+    ) -> Result<Self, Fault> {
         let partitions = partitioner.partitions();
         let is_cut_by_hash = matches!(partitioner, Partitioner::Hash { .. });
         let has_spilled = collectors.iter().any(Collector::has_spilled) || J::Combine::COMBINES && !is_cut_by_hash;
@@ -115,7 +120,11 @@ impl<'a, J: MapReduce> Reader<'a, J> {
     /// Calls `each` with every group of `partition`, keys ascending.
     ///
     /// No partition may be read twice: tables hand their values out.
-    pub(crate) fn for_each_group(&mut self, partition: u32, mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>) -> Result<(), Fault> {
+    pub(crate) fn for_each_group(
+        &mut self,
+        partition: u32,
+        mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         match self.sources {
             Sources::Tables(tables) => match tables.as_slice() {
                 [] => Ok(()),
@@ -175,7 +184,12 @@ impl<'a, J: MapReduce> Reader<'a, J> {
     }
 
     /// Calls `each` with the groups of one partition of all runs.
-    fn merge(&mut self, runs: &[Run], partition: u32, mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn merge(
+        &mut self,
+        runs: &[Run],
+        partition: u32,
+        mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let part = partition as usize;
         let mut segments: Vec<(Run, usize)> =
             runs.iter().filter(|run| run.segments()[part].records > 0).map(|run| (run.clone(), part)).collect();
