@@ -11,16 +11,18 @@
 //! **Bad rows.** A record with too few or too many fields, and one with a value that its column cannot hold exactly, is set
 //! aside with its bytes and the cause; the batch goes on without it. Nothing is rounded, cut off or replaced.
 
+use super::conform::positions;
 use super::number;
 use super::schema::{quoted, type_name};
-use super::conform::positions;
 use super::split::{FieldIndex, Record};
 use super::{BadRow, infer::Kind};
 use crate::format::csv::Dialect;
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, PrimitiveArray, StringArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
-use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Field, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Field, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use std::ops::Range;
 use std::sync::Arc;
@@ -133,7 +135,8 @@ impl CsvDecoder {
         });
         let columns = columns.collect();
         let options = RecordBatchOptions::new().with_row_count(Some(self.firsts.len()));
-        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns of the schema's types, one value per row");
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+            .expect("columns of the schema's types, one value per row");
         if bad_cells.is_empty() && self.firsts.len() as u64 == records {
             return Decoded { batch, records, bad: Vec::new() };
         }
@@ -159,7 +162,12 @@ impl CsvDecoder {
                 Some(format!("{} fields where the file has {} columns", record.fields, self.width))
             };
             let bounds = self.index.record_bounds(record);
-            bad.extend(cause.map(|cause| BadRow { record: number, offset: offset + bounds.start as u64, bytes: block[bounds].to_vec(), cause }));
+            bad.extend(cause.map(|cause| BadRow {
+                record: number,
+                offset: offset + bounds.start as u64,
+                bytes: block[bounds].to_vec(),
+                cause,
+            }));
         }
         bad
     }
@@ -207,7 +215,8 @@ impl Cells<'_> {
                 let scale_digits = scale.unsigned_abs().into();
                 // Eight bytes hold fewer than eight digits when there is a point, so only small precisions can be exceeded.
                 let limit = 10i64.pow(u32::from(precision.min(18)));
-                let short = |word, length| number::short_decimal(word, length, scale_digits).filter(|value| value.abs() < limit).map(i128::from);
+                let short =
+                    |word, length| number::short_decimal(word, length, scale_digits).filter(|value| value.abs() < limit).map(i128::from);
                 let array = self.primitive::<Decimal128Type>(short, |text| number::decimal(text, precision, scale_digits));
                 Arc::new(array.with_data_type(data_type.clone()))
             }
@@ -346,8 +355,8 @@ fn valid_except(absent: &[usize], rows: usize) -> Option<NullBuffer> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::schema::parse_schema;
+    use super::*;
     use arrow::util::display::array_value_to_string;
     use proptest::prelude::*;
 
@@ -394,12 +403,19 @@ mod tests {
     #[test]
     fn every_type_is_read() {
         let schema = "i: int, d: decimal(38,3), f: float, b: bool, y: date, t: timestamp";
-        let decoded = decode(schema, &["i", "d", "f", "b", "y", "t"], b"-123456789,123456.789,1e3,true,2024-02-29,2024-02-29 12:00:00.5\n\"7\",.5,-0,FALSE,0001-01-01,2024-02-29\n");
+        let decoded = decode(
+            schema,
+            &["i", "d", "f", "b", "y", "t"],
+            b"-123456789,123456.789,1e3,true,2024-02-29,2024-02-29 12:00:00.5\n\"7\",.5,-0,FALSE,0001-01-01,2024-02-29\n",
+        );
         assert!(decoded.bad.is_empty(), "{:?}", decoded.bad);
-        assert_eq!(cells(&decoded), [
-            some(&["-123456789", "123456.789", "1000.0", "true", "2024-02-29", "2024-02-29T12:00:00.500"]),
-            some(&["7", "0.500", "-0.0", "false", "0001-01-01", "2024-02-29T00:00:00"]),
-        ]);
+        assert_eq!(
+            cells(&decoded),
+            [
+                some(&["-123456789", "123456.789", "1000.0", "true", "2024-02-29", "2024-02-29T12:00:00.500"]),
+                some(&["7", "0.500", "-0.0", "false", "0001-01-01", "2024-02-29T00:00:00"]),
+            ]
+        );
     }
 
     #[test]
@@ -408,12 +424,20 @@ mod tests {
         assert_eq!(cells(&decoded), [some(&["1", "2.50"]), some(&["5", "1.00"])]);
         assert_eq!(decoded.records, 6);
         let bad = |record, offset, bytes: &str, cause: &str| BadRow { record, offset, bytes: bytes.into(), cause: cause.into() };
-        assert_eq!(decoded.bad, [
-            bad(11, 1007, "2,3", "2 fields where the file has 3 columns"),
-            bad(12, 1012, "3,1.234,\"q\n\"", "column 'p': '1.234' is not a value of type decimal(5,2); give --schema 'p: decimal(38,3)'"),
-            bad(13, 1025, "x,x,", "column 'n': 'x' is not a value of type int; give --schema 'n: text'"),
-            bad(14, 1030, "4,1000,", "column 'p': '1000' is not a value of type decimal(5,2); give --schema 'p: decimal(38,2)'"),
-        ]);
+        assert_eq!(
+            decoded.bad,
+            [
+                bad(11, 1007, "2,3", "2 fields where the file has 3 columns"),
+                bad(
+                    12,
+                    1012,
+                    "3,1.234,\"q\n\"",
+                    "column 'p': '1.234' is not a value of type decimal(5,2); give --schema 'p: decimal(38,3)'"
+                ),
+                bad(13, 1025, "x,x,", "column 'n': 'x' is not a value of type int; give --schema 'n: text'"),
+                bad(14, 1030, "4,1000,", "column 'p': '1000' is not a value of type decimal(5,2); give --schema 'p: decimal(38,2)'"),
+            ]
+        );
     }
 
     #[test]
