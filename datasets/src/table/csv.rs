@@ -14,7 +14,7 @@
 use super::conform::positions;
 use super::number;
 use super::schema::{quoted, type_name};
-use super::split::{FieldIndex, Record};
+use super::split::{Ends, FieldIndex, Record};
 use super::{BadRow, infer::Kind};
 use crate::format::csv::Dialect;
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, PrimitiveArray, StringArray};
@@ -120,15 +120,8 @@ impl CsvDecoder {
         }
         let mut bad_cells = Vec::new();
         let columns = self.schema.fields().iter().zip(&self.positions).enumerate().map(|(column, (field, &position))| {
-            let mut cells = Cells {
-                padded,
-                index: &self.index,
-                firsts: &self.firsts,
-                position,
-                quotes: self.dialect.quotes,
-                scratch: &mut self.scratch,
-                refused: Vec::new(),
-            };
+            let places = Places { padded, ends: self.index.ends(), firsts: &self.firsts, position };
+            let mut cells = Cells { places, quotes: self.dialect.quotes, scratch: &mut self.scratch, refused: Vec::new() };
             let array = cells.column(field.data_type());
             bad_cells.extend(cells.refused.into_iter().map(|row| BadCell { row, column }));
             array
@@ -194,12 +187,26 @@ pub(crate) fn refusal(field: &Field, text: &[u8]) -> String {
     format!("column '{name}': '{shown}{more}' is not a value of type {wanted}; give --schema '{}: {wider}'", quoted(name))
 }
 
-/// The cells of one column of one block.
-struct Cells<'a> {
+/// Where the cells of one column of one block are.
+#[derive(Clone, Copy)]
+struct Places<'a> {
     padded: &'a [u8],
-    index: &'a FieldIndex,
+    ends: Ends<'a>,
     firsts: &'a [u32],
     position: u32,
+}
+
+impl<'a> Places<'a> {
+    /// Row by row, where its cell lies.
+    #[inline(always)]
+    fn bounds(self) -> impl ExactSizeIterator<Item = Range<usize>> + use<'a> {
+        self.firsts.iter().map(move |&first| self.ends.bounds(first, self.position))
+    }
+}
+
+/// Reads one column of one block.
+struct Cells<'a> {
+    places: Places<'a>,
     quotes: bool,
     scratch: &'a mut Vec<u8>,
     /// Rows whose value the column cannot hold.
@@ -212,12 +219,12 @@ impl Cells<'_> {
             DataType::Utf8 => Arc::new(self.text()),
             DataType::Int64 => Arc::new(self.primitive::<Int64Type>(number::short_int, number::int)),
             DataType::Decimal128(precision, scale @ 0..) => {
-                let scale_digits = scale.unsigned_abs().into();
-                // Eight bytes hold fewer than eight digits when there is a point, so only small precisions can be exceeded.
+                let scale = scale.unsigned_abs().into();
+                // A short number has at most eight digits, so only small precisions can be exceeded.
                 let limit = 10i64.pow(u32::from(precision.min(18)));
                 let short =
-                    |word, length| number::short_decimal(word, length, scale_digits).filter(|value| value.abs() < limit).map(i128::from);
-                let array = self.primitive::<Decimal128Type>(short, |text| number::decimal(text, precision, scale_digits));
+                    move |word, length| number::short_decimal(word, length, scale).filter(|value| value.abs() < limit).map(i128::from);
+                let array = self.primitive::<Decimal128Type>(short, |text| number::decimal(text, precision, scale));
                 Arc::new(array.with_data_type(data_type.clone()))
             }
             DataType::Float64 => Arc::new(self.primitive::<Float64Type>(|_, _| None, number::float)),
@@ -237,34 +244,35 @@ impl Cells<'_> {
         short: impl Fn(u64, usize) -> Option<T::Native>,
         text: impl Fn(&[u8]) -> Option<T::Native>,
     ) -> PrimitiveArray<T> {
+        let places = self.places;
         let mut absent = Vec::new();
-        let firsts = self.firsts;
-        let values = firsts.iter().enumerate().map(|(row, &first)| {
-            let bounds = self.index.bounds(first, self.position);
+        let mut values = Vec::with_capacity(places.firsts.len());
+        for (row, bounds) in places.bounds().enumerate() {
             if bounds.len().wrapping_sub(1) < 8 {
-                let word = self.padded[bounds.start..].first_chunk().expect("padding behind the block");
+                let word = places.padded[bounds.start..].first_chunk().expect("padding behind the block");
                 if let Some(value) = short(u64::from_le_bytes(*word), bounds.len()) {
-                    return value;
+                    values.push(value);
+                    continue;
                 }
             }
-            self.value(row, bounds, &text).unwrap_or_else(|| {
+            let value = self.value(row, bounds, &text);
+            if value.is_none() {
                 absent.push(row);
-                T::Native::default()
-            })
-        });
-        let values: Vec<T::Native> = values.collect();
-        PrimitiveArray::new(ScalarBuffer::from(values), valid_except(&absent, firsts.len()))
+            }
+            values.push(value.unwrap_or_default());
+        }
+        PrimitiveArray::new(ScalarBuffer::from(values), valid_except(&absent, places.firsts.len()))
     }
 
     fn booleans(&mut self) -> BooleanArray {
-        let firsts = self.firsts;
-        firsts.iter().enumerate().map(|(row, &first)| self.value(row, self.index.bounds(first, self.position), &number::boolean)).collect()
+        let places = self.places;
+        places.bounds().enumerate().map(|(row, bounds)| self.value(row, bounds, &number::boolean)).collect()
     }
 
     /// The value of a field that is not text. `None` is null, or refused and noted as such.
     #[inline(never)]
     fn value<V>(&mut self, row: usize, bounds: Range<usize>, parse: &impl Fn(&[u8]) -> Option<V>) -> Option<V> {
-        let text = unquote(&self.padded[bounds], self.quotes, self.scratch);
+        let text = unquote(&self.places.padded[bounds], self.quotes, self.scratch);
         if text.is_empty() {
             return None;
         }
@@ -276,18 +284,17 @@ impl Cells<'_> {
     }
 
     fn text(&mut self) -> StringArray {
-        let rows = self.firsts.len();
-        let bounds = |first| self.index.bounds(first, self.position);
-        let total: usize = self.firsts.iter().map(|&first| bounds(first).len()).sum();
+        let places = self.places;
+        let rows = places.firsts.len();
+        let total: usize = places.bounds().map(|bounds| bounds.len()).sum();
         // A field is copied sixteen bytes at a time, so the last one may write past its end.
         let mut values = vec![0; total + SLACK];
         let mut offsets = Vec::with_capacity(rows + 1);
         let mut absent = Vec::new();
         let mut used = 0;
         offsets.push(0);
-        for (row, &first) in self.firsts.iter().enumerate() {
-            let bounds = bounds(first);
-            let raw = &self.padded[bounds.start..];
+        for (row, bounds) in places.bounds().enumerate() {
+            let raw = &places.padded[bounds.start..];
             if bounds.is_empty() {
                 absent.push(row);
             } else if self.quotes && raw[0] == b'"' {

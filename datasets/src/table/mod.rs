@@ -134,6 +134,11 @@ pub fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> 
     match file.format {
         #[cfg(feature = "parquet")]
         Format::Parquet => parquet::check_pages(file, columns, limit),
+        #[cfg(not(feature = "parquet"))]
+        Format::Parquet => {
+            let _ = (columns, limit);
+            Err(without_parquet(file))
+        }
         Format::Arrow => ipc::check_batches(file, limit),
         _ => Ok(()),
     }

@@ -18,6 +18,7 @@
 
 use super::masks::{Classify, Portable, STRIDE};
 use crate::format::csv::Dialect;
+use std::ops::Range;
 
 /// The sentinel in front of the first field: one less than position 0, modulo 2³².
 const BEFORE: u32 = u32::MAX;
@@ -38,6 +39,20 @@ pub(crate) struct Record {
     /// Handed back to [`FieldIndex::field`].
     pub(crate) first: u32,
     pub(crate) fields: u32,
+}
+
+/// Where the fields of an index end.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<'a>(&'a [u32]);
+
+impl Ends<'_> {
+    /// As [`FieldIndex::bounds`].
+    #[inline(always)]
+    pub(crate) fn bounds(self, first: u32, column: u32) -> Range<usize> {
+        let at = (first + column) as usize;
+        let ends = &self.0[at..at + 2];
+        ends[0].wrapping_add(1) as usize..ends[1] as usize
+    }
 }
 
 impl FieldIndex {
@@ -77,14 +92,17 @@ impl FieldIndex {
 
     /// Where field `column` of the record that begins at `first` lies, quotes included.
     #[inline(always)]
-    pub(crate) fn bounds(&self, first: u32, column: u32) -> std::ops::Range<usize> {
-        let at = (first + column) as usize;
-        let ends = &self.ends[at..at + 2];
-        ends[0].wrapping_add(1) as usize..ends[1] as usize
+    pub(crate) fn bounds(&self, first: u32, column: u32) -> Range<usize> {
+        self.ends().bounds(first, column)
+    }
+
+    /// The same to be held in registers by a loop over many records.
+    pub(crate) fn ends(&self) -> Ends<'_> {
+        Ends(&self.ends)
     }
 
     /// Where a whole record lies, without its terminator.
-    pub(crate) fn record_bounds(&self, record: Record) -> std::ops::Range<usize> {
+    pub(crate) fn record_bounds(&self, record: Record) -> Range<usize> {
         self.bounds(record.first, 0).start..self.bounds(record.first, record.fields - 1).end
     }
 
