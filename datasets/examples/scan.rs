@@ -28,7 +28,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         let read = start.elapsed();
-        println!("survey {surveyed:.3?}  blocks {read:.3?}  {:.1} GB/s  {count} blocks, {bytes} bytes, {} shards", bytes as f64 / read.as_secs_f64() / 1e9, plan.shards.len());
+        println!(
+            "survey {surveyed:.3?}  blocks {read:.3?}  {:.1} GB/s  {count} blocks, {bytes} bytes, {} shards",
+            bytes as f64 / read.as_secs_f64() / 1e9,
+            plan.shards.len()
+        );
     }
     Ok(())
 }

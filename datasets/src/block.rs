@@ -287,11 +287,9 @@ impl BlockReader {
         let (shard, limit) = (self.shard(), self.limits.field_bytes);
         match shard.framing.dialect() {
             Some(dialect) if cut > limit => match dialect.field_above(&self.buffer[..cut], limit) {
-                Some(at) => Err(ReadError::FieldTooLong {
-                    path: shard.input.path.clone(),
-                    offset: shard.offset + at as u64,
-                    limit: limit as u64,
-                }),
+                Some(at) => {
+                    Err(ReadError::FieldTooLong { path: shard.input.path.clone(), offset: shard.offset + at as u64, limit: limit as u64 })
+                }
                 None => Ok(()),
             },
             _ => Ok(()),

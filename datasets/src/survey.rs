@@ -187,11 +187,8 @@ impl Grid {
 /// Names the columns by the fields of a file's first record, or by their numbers if that is no header.
 fn columns(file: &InputFile, offset: u64, record: &[u8], dialect: Dialect, header: bool) -> Result<Vec<String>, ReadError> {
     let malformed = |detail| ReadError::Malformed { path: file.path.clone(), offset, detail };
-    let mut reader = ::csv::ReaderBuilder::new()
-        .has_headers(false)
-        .delimiter(dialect.delimiter)
-        .quoting(dialect.quotes)
-        .from_reader(record);
+    let mut reader =
+        ::csv::ReaderBuilder::new().has_headers(false).delimiter(dialect.delimiter).quoting(dialect.quotes).from_reader(record);
     let mut fields = ::csv::ByteRecord::new();
     reader.read_byte_record(&mut fields).map_err(|error| malformed(error.to_string()))?;
     let named = fields.iter().enumerate().map(|(at, field)| match std::str::from_utf8(field) {

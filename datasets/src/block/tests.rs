@@ -46,7 +46,9 @@ fn read(blocks: &mut BlockReader, input: &InputFile, pieces: &[Piece], framing: 
             assert_eq!(&block.padded()[..block.bytes.len()], block.bytes);
             let found: Vec<(usize, &[u8])> = match framing {
                 Framing::Lines => lines(block.bytes).collect(),
-                Framing::Fixed(size) => block.bytes.chunks(size.get() as usize).enumerate().map(|(at, record)| (at * size.get() as usize, record)).collect(),
+                Framing::Fixed(size) => {
+                    block.bytes.chunks(size.get() as usize).enumerate().map(|(at, record)| (at * size.get() as usize, record)).collect()
+                }
                 Framing::Csv { delimiter, quotes } => Dialect { delimiter, quotes }.records(block.bytes).collect(),
             };
             let first = records.len();

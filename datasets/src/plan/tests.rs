@@ -118,7 +118,8 @@ proptest! {
 
 #[test]
 fn the_first_record_names_the_columns_of_each_file() {
-    let files: &[(&str, &[u8])] = &[("a.csv", b"\xef\xbb\xbf\r\n\"city\",n\r\nGent,1\r\n"), ("b.tsv", b"n\tcity\n2\tBergen\n"), ("empty.csv", b"\n\n")];
+    let files: &[(&str, &[u8])] =
+        &[("a.csv", b"\xef\xbb\xbf\r\n\"city\",n\r\nGent,1\r\n"), ("b.tsv", b"n\tcity\n2\tBergen\n"), ("empty.csv", b"\n\n")];
     let folder = tempfile::tempdir().unwrap();
     let files = listed(&folder, files);
     let plan = plan(files, PlanOptions { schema: SchemaRequest::AllText, ..with_shards(Shape::Batches, 1) }).unwrap();
@@ -201,6 +202,24 @@ fn columnar_files_are_cut_between_their_groups_and_bring_their_types() {
 }
 
 #[test]
+fn given_types_take_the_place_of_inferred_ones() {
+    let given = |name: &str| SchemaRequest::Given(Arc::new(Schema::new(vec![Field::new(name, DataType::Int64, false)])));
+    let with = |schema| PlanOptions { schema, ..PlanOptions::new(Shape::Batches) };
+    let plan = planned(&[("a.csv", b"city,n\n")], with(given("n"))).unwrap();
+    let fields = vec![Field::new("city", DataType::Utf8, true), Field::new("n", DataType::Int64, true)];
+    assert_eq!(plan.schema, Some(Arc::new(Schema::new(fields))));
+    let message = planned(&[("a.csv", b"city,n\nGent,1\n")], with(given("m"))).unwrap_err().to_string();
+    assert!(message.ends_with("a.csv has no column 'm'; it has: city, n"), "{message}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.arrow");
+    write_arrow(&path, &[batch(&[1])]);
+    let plan_of = |name: &str| super::tests::plan(vec![InputFile::at(&path, None).unwrap()], with(given(name)));
+    assert!(plan_of("n").is_ok());
+    assert!(matches!(plan_of("name"), Err(PlanError::ColumnType { .. })));
+}
+
+#[test]
 fn columnar_files_that_disagree_on_a_type_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let paths = [folder.path().join("a.arrow"), folder.path().join("b.arrow")];
@@ -219,7 +238,10 @@ fn a_file_that_is_not_what_its_name_says_is_refused() {
     for name in ["a.parquet", "a.arrow"] {
         for content in [&b"just some text, longer than any footer"[..], b"x", b"\xff\xff\xff\x7fARROW1"] {
             let error = planned(&[(name, content)], PlanOptions::new(Shape::Batches)).unwrap_err();
-            assert!(matches!(&error, PlanError::Read(ReadError::Malformed { detail, .. }) if detail.starts_with("this is no readable")), "{error}");
+            assert!(
+                matches!(&error, PlanError::Read(ReadError::Malformed { detail, .. }) if detail.starts_with("this is no readable")),
+                "{error}"
+            );
         }
     }
 }

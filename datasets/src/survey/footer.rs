@@ -67,6 +67,7 @@ fn arrow(file: &File, bytes: u64) -> Result<Footer, String> {
     let schema = footer.schema().ok_or("its footer has no schema")?;
     let schema = ipc::convert::try_fb_to_schema(schema).map_err(|error| error.to_string())?;
     let batches = footer.recordBatches().into_iter().flatten();
-    let weights = batches.map(|batch| u64::try_from(batch.bodyLength()).unwrap_or(0) + batch.metaDataLength().unsigned_abs() as u64).collect();
+    let weights =
+        batches.map(|batch| u64::try_from(batch.bodyLength()).unwrap_or(0) + batch.metaDataLength().unsigned_abs() as u64).collect();
     Ok(Footer { schema: Arc::new(schema), weights })
 }
