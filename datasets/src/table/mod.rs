@@ -1,0 +1,307 @@
+//! Tables: shards of CSV, TSV, JSON lines, Parquet and Arrow files as Arrow record batches of one schema.
+//!
+//! Owns the reader that a job's loop holds, and what it gives out. The plan decides the schema once, for all files; here each
+//! file's columns are found by name and read in exactly those types. What becomes of bad rows is the engine's decision.
+//!
+//! ```text
+//!   CSV, TSV     BlockReader ─ block ─▶ split (where fields end) ─▶ csv (projected columns, nulls, bad rows) ┐
+//!   JSON lines   BlockReader ─ block ─▶ json                                                                 ├─▶ TableBatch
+//!   Parquet      row groups ─▶ parquet ─▶ conform (order, types)                                             │
+//!   Arrow IPC    batches    ─▶ ipc     ─▶ conform                                                            ┘
+//! ```
+
+mod conform;
+pub(crate) mod csv;
+mod infer;
+mod ipc;
+pub(crate) mod json;
+mod masks;
+mod number;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod schema;
+pub(crate) mod split;
+#[cfg(test)]
+mod tests;
+
+pub use infer::{Prefix, infer};
+pub use schema::{SchemaError, override_types, parse_schema, schema_text, type_name};
+
+use crate::block::{BlockReader, Framing};
+use crate::error::ReadError;
+use crate::format::Format;
+use crate::format::csv::{CsvOptions, Dialect};
+use crate::limits::Limits;
+use crate::listing::InputFile;
+use crate::shard::Piece;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use csv::{CsvDecoder, Decoded};
+use json::JsonDecoder;
+
+/// How tables are read: the same for all shards of a job.
+#[derive(Clone, Debug)]
+pub struct TableSpec {
+    /// The columns to read and their types; other columns of a file are skipped.
+    pub schema: SchemaRef,
+    /// What the user says about delimited files.
+    pub csv: CsvOptions,
+    /// Caps on records and fields.
+    pub limits: Limits,
+    /// The most rows of one batch. 8,192.
+    pub batch_rows: usize,
+    /// How much of a file is decoded at once, where it has no batches of its own. 256 KiB: block, index and columns stay in the cache.
+    pub block_bytes: usize,
+    /// Leaves text columns as dictionaries where a Parquet row group or an Arrow file has them so throughout; a batch's schema then
+    /// says so. Off: every column has the type that [`schema`](Self::schema) gives it.
+    pub keep_dictionaries: bool,
+}
+
+impl TableSpec {
+    /// Makes a specification with the default sizes.
+    pub fn new(schema: SchemaRef) -> Self {
+        let (csv, limits) = Default::default();
+        Self { schema, csv, limits, batch_rows: 8_192, block_bytes: 256 << 10, keep_dictionaries: false }
+    }
+}
+
+/// Rows of one shard, by columns.
+#[derive(Clone, Debug)]
+pub struct TableBatch {
+    /// The rows that can be used.
+    pub batch: RecordBatch,
+    /// The number of the first of them within the shard. Bad rows count, so numbers within a batch may skip some.
+    pub first_record: u64,
+    /// Where in the file the block begins from which the rows come; 0 for Parquet and Arrow.
+    pub offset: u64,
+    /// Rows that were set aside, in order. A batch may consist of nothing else.
+    pub bad: Vec<BadRow>,
+}
+
+/// A row that is not as the schema or the header demands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRow {
+    /// Its number within the shard, from 0; the header is no record.
+    pub record: u64,
+    /// Where in the (decompressed) file it begins.
+    pub offset: u64,
+    /// Its bytes, without the terminator.
+    pub bytes: Vec<u8>,
+    /// What is wrong with it.
+    pub cause: String,
+}
+
+/// A Parquet row group, or a batch of an Arrow file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// How many rows it has.
+    pub rows: u64,
+    /// What it weighs: its compressed size for Parquet, the uncompressed one for Arrow.
+    pub bytes: u64,
+}
+
+/// What the footer of a file of columns says.
+#[derive(Clone, Debug)]
+pub struct Footer {
+    /// The columns in the types in which jobs see them, all nullable.
+    pub schema: SchemaRef,
+    /// The pieces that the file can be cut into.
+    pub groups: Vec<Group>,
+}
+
+/// Reads the footer of a Parquet or Arrow file.
+///
+/// # Panics
+/// If the file is of another format: others have no footer.
+pub fn footer(file: &InputFile) -> Result<Footer, ReadError> {
+    let (stored, groups) = match file.format {
+        #[cfg(feature = "parquet")]
+        Format::Parquet => parquet::footer(file)?,
+        #[cfg(not(feature = "parquet"))]
+        Format::Parquet => return Err(without_parquet(file)),
+        Format::Arrow => ipc::footer(file)?,
+        format => panic!("{} is {format} and has no footer", file.path.display()),
+    };
+    Ok(Footer { schema: conform::visible_schema(&stored).into(), groups })
+}
+
+/// Refuses a file that would need more than `limit` bytes at once for one Parquet page or Arrow batch, before anything is read.
+///
+/// Only `columns` are looked at in a Parquet file, all of them where none are given. Files of other formats pass.
+pub fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> Result<(), ReadError> {
+    match file.format {
+        #[cfg(feature = "parquet")]
+        Format::Parquet => parquet::check_pages(file, columns, limit),
+        Format::Arrow => ipc::check_batches(file, limit),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "parquet"))]
+fn without_parquet(file: &InputFile) -> ReadError {
+    ReadError::Unsupported { path: file.path.clone(), feature: "parquet" }
+}
+
+/// Reads shards, one after the other, as batches.
+///
+/// ```
+/// use shardmill_datasets::table::{TableReader, TableSpec, parse_schema};
+/// use shardmill_datasets::{InputFile, Piece};
+/// # let path = tempfile::Builder::new().suffix(".csv").tempfile()?.into_temp_path();
+/// std::fs::write(&path, "city,n\nGent,1\nBergen,x\n")?;
+/// let file = InputFile::at(&path, None)?;
+/// let mut reader = TableReader::new(TableSpec::new(parse_schema("n: int")?.into()));
+/// // The plan has read the header: 7 bytes.
+/// reader.open(&file, Some(&["city".to_owned(), "n".to_owned()]), &Piece::Whole { start: 7 })?;
+/// let table = reader.next()?.expect("one batch");
+/// assert_eq!(table.batch.num_rows(), 1);
+/// assert_eq!(table.bad[0].cause, "column 'n': 'x' is not a value of type int; give --schema 'n: text'");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct TableReader {
+    spec: TableSpec,
+    blocks: BlockReader,
+    csv: Option<CsvDecoder>,
+    #[cfg(feature = "parquet")]
+    parquet: parquet::ParquetTable,
+    ipc: ipc::IpcTable,
+    /// What is open.
+    source: Source,
+    /// The number of the next record.
+    record: u64,
+    /// What is left of a block that held more rows than a batch.
+    rest: Option<(Decoded, u64)>,
+    file: Option<InputFile>,
+}
+
+enum Source {
+    Nothing,
+    Delimited,
+    JsonLines(JsonDecoder),
+    #[cfg(feature = "parquet")]
+    Parquet,
+    Arrow,
+}
+
+impl TableReader {
+    /// Makes a reader that has nothing open yet.
+    pub fn new(spec: TableSpec) -> Self {
+        Self {
+            blocks: BlockReader::with_limits(spec.block_bytes, spec.limits),
+            spec,
+            csv: None,
+            #[cfg(feature = "parquet")]
+            parquet: parquet::ParquetTable::default(),
+            ipc: ipc::IpcTable::default(),
+            source: Source::Nothing,
+            record: 0,
+            rest: None,
+            file: None,
+        }
+    }
+
+    /// Opens a shard, in place of the one before it. `names` are the columns of a delimited file, in its order; other formats
+    /// say themselves what theirs are called.
+    ///
+    /// # Panics
+    /// If the file's format has no columns, a delimited file comes without names, or the piece is not of its format.
+    pub fn open(&mut self, file: &InputFile, names: Option<&[String]>, piece: &Piece) -> Result<(), ReadError> {
+        (self.source, self.record, self.rest) = (Source::Nothing, 0, None);
+        self.file = Some(file.clone());
+        self.source = match (file.format, *piece) {
+            (Format::Csv | Format::Tsv, _) => {
+                let names = names.expect("the plan knows the columns of a delimited file");
+                let dialect = Dialect { delimiter: file.format.delimiter().unwrap_or(b','), quotes: self.spec.csv.quotes };
+                let decoder = match &mut self.csv {
+                    Some(decoder) if decoder.dialect() == dialect => decoder,
+                    other => other.insert(CsvDecoder::new(self.spec.schema.clone(), dialect)),
+                };
+                decoder.bind(names).map_err(|detail| malformed(file, 0, detail))?;
+                self.blocks.open(file, piece, Framing::Csv { delimiter: dialect.delimiter, quotes: dialect.quotes })?;
+                Source::Delimited
+            }
+            (Format::JsonLines, _) => {
+                self.blocks.open(file, piece, Framing::Lines)?;
+                Source::JsonLines(JsonDecoder::new(self.spec.schema.clone()))
+            }
+            #[cfg(feature = "parquet")]
+            (Format::Parquet, Piece::Groups { first, count }) => {
+                self.parquet.open(file, first..first + count)?;
+                Source::Parquet
+            }
+            #[cfg(not(feature = "parquet"))]
+            (Format::Parquet, _) => return Err(without_parquet(file)),
+            (Format::Arrow, Piece::Groups { first, count }) => {
+                self.ipc.open(file, first..first + count, &self.spec)?;
+                Source::Arrow
+            }
+            (format, piece) => panic!("{piece:?} of {} is no table: its format is {format}", file.path.display()),
+        };
+        Ok(())
+    }
+
+    /// Returns the next rows; nothing at the end of the shard, once the file was checked again.
+    #[allow(clippy::should_implement_trait, reason = "every error has to be looked at")]
+    pub fn next(&mut self) -> Result<Option<TableBatch>, ReadError> {
+        if let Some((decoded, offset)) = self.rest.take() {
+            return Ok(Some(self.hand_out(decoded, offset)));
+        }
+        let (decoded, offset) = match &self.source {
+            Source::Nothing => return Ok(None),
+            Source::Delimited => {
+                let (Some(block), Some(decoder)) = (self.blocks.next()?, &mut self.csv) else { return Ok(None) };
+                (decoder.decode(block.padded(), block.bytes.len(), self.record, block.offset), block.offset)
+            }
+            Source::JsonLines(decoder) => {
+                let Some(block) = self.blocks.next()? else { return Ok(None) };
+                let decoded = decoder.decode(block.bytes, self.record, block.offset);
+                let file = self.file.as_ref().expect("a file is open");
+                (decoded.map_err(|detail| malformed(file, block.offset, detail))?, block.offset)
+            }
+            #[cfg(feature = "parquet")]
+            Source::Parquet => {
+                let Some(batch) = self.parquet.next(&self.spec)? else { return Ok(None) };
+                (Decoded::good(batch), 0)
+            }
+            Source::Arrow => {
+                let Some(batch) = self.ipc.next(&self.spec)? else { return Ok(None) };
+                (Decoded::good(batch), 0)
+            }
+        };
+        Ok(Some(self.hand_out(decoded, offset)))
+    }
+
+    /// Hands out as many rows as a batch may have, with the bad rows before and among them; keeps the rest.
+    fn hand_out(&mut self, mut decoded: Decoded, offset: u64) -> TableBatch {
+        let first_record = self.record;
+        let rows = decoded.batch.num_rows();
+        if rows <= self.spec.batch_rows {
+            self.record += decoded.records;
+            return TableBatch { batch: decoded.batch, first_record: skip(first_record, &decoded.bad), offset, bad: decoded.bad };
+        }
+        let batch = decoded.batch.slice(0, self.spec.batch_rows);
+        // The batch ends before the good row that comes next, so the bad ones up to there belong to it.
+        let mut end = first_record + self.spec.batch_rows as u64;
+        let mut among = 0;
+        while decoded.bad.get(among).is_some_and(|bad| bad.record <= end) {
+            among += 1;
+            end += 1;
+        }
+        let later = decoded.bad.split_off(among);
+        let bad = std::mem::replace(&mut decoded.bad, later);
+        decoded.batch = decoded.batch.slice(self.spec.batch_rows, rows - self.spec.batch_rows);
+        decoded.records -= end - first_record;
+        self.record = end;
+        self.rest = Some((decoded, offset));
+        TableBatch { batch, first_record: skip(first_record, &bad), offset, bad }
+    }
+}
+
+/// The number of the first record from `record` on that is not a bad one.
+fn skip(record: u64, bad: &[BadRow]) -> u64 {
+    bad.iter().fold(record, |record, bad| if bad.record == record { record + 1 } else { record })
+}
+
+fn malformed(file: &InputFile, offset: u64, detail: String) -> ReadError {
+    ReadError::Malformed { path: file.path.clone(), offset, detail }
+}
