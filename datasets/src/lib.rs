@@ -1,13 +1,22 @@
-//! Data at rest.
+//! Data at rest: inputs and their formats, shards, the plan, runs and their merge, parts and how they become visible.
+//!
+//! Everything here is synchronous and uses `std::io` alone; who calls it, on how many threads and on which machine, is decided elsewhere.
 
 pub mod block;
 pub mod error;
 pub mod format;
 pub mod limits;
 pub mod listing;
+pub mod manifest;
+pub mod merge;
+pub mod output;
+pub mod plan;
 pub mod rows;
+pub mod run;
 pub mod shard;
+pub mod sink;
 mod stream;
+mod survey;
 pub mod table;
 
 pub use block::{Block, BlockReader, Framing, PADDING, lines};
@@ -16,4 +25,9 @@ pub use format::csv::{CsvOptions, CsvState, Dialect};
 pub use format::{Compression, Format, Shape, of_name};
 pub use limits::Limits;
 pub use listing::{Fingerprint, InputFile, ListError, list};
+pub use manifest::Manifest;
+pub use output::{OutputClaim, PublishError, Published};
+pub use plan::{Draft, Plan, PlanError, PlanOptions, PlannedFile, Projection, SchemaRequest};
 pub use shard::{Piece, Shard};
+pub use sink::{OutputFormat, PartSummary, PartWriter, SchemaUnknown, SinkSpec, WriteError, schema_of};
+pub use survey::{Survey, SurveyResult};

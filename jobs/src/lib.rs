@@ -1,1 +1,33 @@
-//! SDK.
+//! MapReduce for people who have more data than patience.
+
+mod card;
+mod catch;
+mod cli;
+pub mod combine;
+mod engine;
+mod fault;
+pub mod job;
+pub mod key;
+mod local;
+pub mod output;
+pub mod prelude;
+pub mod shape;
+mod show;
+pub mod testing;
+pub mod value;
+pub mod words;
+
+pub use cli::{PROTOCOL, main, main_named};
+pub use combine::{Combine, Max, Min, NoCombine, Sum};
+pub use engine::{Emitter, Output, Values, parse_bytes, system_memory};
+pub use fault::{BadRecord, Fault};
+pub use job::{ColumnTypes, Columns, KeyRef, MapReduce, Partitioning, Record, Result, ValueRef};
+pub use key::Key;
+pub use output::{OutputType, Raw, Table};
+pub use shape::{Any, AnyRecord, Batches, Bytes, Lines, Rows, Shape};
+pub use value::{Blob, Text, Value};
+pub use words::words;
+
+/// Every executable of a job uses this allocator: page faults and locks of the system's own cost several per cent.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,2 +1,5 @@
-//! A bundled job.
-fn main() {}
+//! The executable of the word-count job.
+
+fn main() -> std::process::ExitCode {
+    shardmill::main::<word_count::WordCount>()
+}

@@ -1,0 +1,481 @@
+//! Runs: sorted records on disk, cut into one segment per partition.
+//!
+//! One layout serves spilled, merged and sealed data. This module writes and reads it and notices damage; what order the records
+//! come in, and what becomes of equal keys, is the caller's business (`merge.rs` reads many segments as one).
+//!
+//! ```text
+//! file     run*                                   one file per thread, or one per sealed map attempt
+//! run      segment*                               one per partition, in order, empty ones included; located by `Segment`s
+//! segment  block*                                 a block never spans partitions
+//! block    length: u32 │ zero: u32 │ xxh3-64 of the payload: u64 │ payload       at most 1 MiB of payload
+//! payload  record*                                a record that is larger than a block goes on in the next ones
+//! record   key length: varint │ value length: varint │ key │ sequence: u64, if the run carries them │ value
+//! ```
+//! A segment's length, record count and content bytes are kept outside of it, so that a file cut short at a block's edge is noticed
+//! like any other damage. The content digest is BLAKE3 over the records as they stand, without block edges: two sealed segments
+//! with the same records have the same digest, however they were blocked.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::merge::Source;
+
+/// The largest payload of a block.
+pub const BLOCK_BYTES: usize = 1 << 20;
+const HEADER_BYTES: usize = 16;
+/// Finished blocks are gathered to writes of about this size.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Why a run could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system refused to write.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file that was written.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused to read.
+    #[error("cannot read {} at byte {offset}", path.display())]
+    Read {
+        /// The file that was read.
+        path: PathBuf,
+        /// Where in the file.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What was read is not what was written.
+    #[error("{} is damaged at byte {offset}: {what}", path.display())]
+    Damaged {
+        /// The file that was read.
+        path: PathBuf,
+        /// Where in the file.
+        offset: u64,
+        /// What does not fit.
+        what: &'static str,
+    },
+}
+
+/// Where one partition's records lie in a run, and what they add up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes in the file, block headers included.
+    pub stored_bytes: u64,
+    /// Number of records.
+    pub records: u64,
+    /// Bytes of the records, block headers not included.
+    pub content_bytes: u64,
+    /// BLAKE3 of the content; zero where the run was written without digests.
+    pub digest: [u8; 32],
+}
+
+/// What the records of a run look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Each record carries its place in the input, by which equal keys are ordered.
+    pub sequenced: bool,
+    /// Content digests are computed.
+    pub digested: bool,
+}
+
+/// A finished run: readable by any number of readers at once, through one shared descriptor.
+#[derive(Clone, Debug)]
+pub struct Run {
+    file: Arc<File>,
+    path: Arc<Path>,
+    layout: Layout,
+    /// The largest block, header included: what a reader's buffer must hold.
+    largest_block: usize,
+    segments: Arc<[Segment]>,
+}
+
+impl Run {
+    /// The run's segments, one per partition.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Bytes on disk.
+    pub fn stored_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.stored_bytes).sum()
+    }
+
+    /// Bytes that a reader of this run must buffer at least.
+    pub fn largest_block(&self) -> usize {
+        self.largest_block
+    }
+
+    /// Attaches to a sealed run that is described by `segments`, as a reader on another machine or after a restart does.
+    pub fn open(path: &Path, layout: Layout, segments: Vec<Segment>) -> Result<Self, RunError> {
+        let file = File::open(path).map_err(|source| RunError::Read { path: path.into(), offset: 0, source })?;
+        Ok(Self { file: Arc::new(file), path: path.into(), layout, largest_block: BLOCK_BYTES + HEADER_BYTES, segments: segments.into() })
+    }
+
+    /// Reads the records of `partition`, in order. The reader's buffer takes `buffer_bytes`, or what one block needs if that is more.
+    pub fn read(&self, partition: usize, buffer_bytes: usize) -> SegmentReader {
+        let segment = &self.segments[partition];
+        let capacity = buffer_bytes.max(self.largest_block).min(segment.stored_bytes as usize);
+        SegmentReader {
+            file: Arc::clone(&self.file),
+            path: Arc::clone(&self.path),
+            sequenced: self.layout.sequenced,
+            next_read: segment.offset,
+            end: segment.offset + segment.stored_bytes,
+            records_left: segment.records,
+            buffer: Vec::with_capacity(capacity),
+            capacity,
+            block_end: 0,
+            position: 0,
+            sequence: 0,
+            key: 0..0,
+            value: 0..0,
+            gathered: Vec::new(),
+            is_gathered: false,
+        }
+    }
+}
+
+/// Writes runs one behind the other into a file of its own.
+#[derive(Debug)]
+pub struct RunWriter {
+    file: Arc<File>,
+    path: Arc<Path>,
+    layout: Layout,
+    block_bytes: usize,
+    /// Finished blocks, then the open one.
+    buffer: Vec<u8>,
+    /// Where the open block's header begins in `buffer`.
+    block_start: usize,
+    /// File offset of `buffer[0]`.
+    written: u64,
+    largest_block: usize,
+    digest: blake3::Hasher,
+    open: Segment,
+    segments: Vec<Segment>,
+}
+
+impl RunWriter {
+    /// Creates the file at `path`, which must not exist. Blocks are closed once they hold `block_bytes`.
+    pub fn create(path: &Path, layout: Layout, block_bytes: usize) -> Result<Self, RunError> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|source| RunError::Write { path: path.into(), source })?;
+        Ok(Self {
+            file: Arc::new(file),
+            path: path.into(),
+            layout,
+            block_bytes: block_bytes.clamp(64, BLOCK_BYTES),
+            buffer: vec![0; HEADER_BYTES],
+            block_start: 0,
+            written: 0,
+            largest_block: 0,
+            digest: blake3::Hasher::new(),
+            open: Segment::default(),
+            segments: Vec::new(),
+        })
+    }
+
+    /// An upper bound of the memory that a writer with blocks of `block_bytes` holds, records larger than a block aside.
+    pub fn memory_bytes(block_bytes: usize) -> usize {
+        WRITE_BYTES + 2 * block_bytes
+    }
+
+    /// Adds a record to the open segment. `sequence` is written only if the layout asks for it.
+    #[inline]
+    pub fn push(&mut self, key: &[u8], sequence: u64, value: &[u8]) -> Result<(), RunError> {
+        let bytes = 2 * MAX_VARINT + key.len() + 8 + value.len();
+        let filled = self.buffer.len() - self.block_start - HEADER_BYTES;
+        if filled > 0 && filled + bytes > self.block_bytes {
+            self.close_block()?;
+        }
+        if bytes <= self.block_bytes {
+            let start = self.buffer.len();
+            put_varint(&mut self.buffer, key.len() as u64);
+            put_varint(&mut self.buffer, value.len() as u64);
+            self.buffer.extend_from_slice(key);
+            if self.layout.sequenced {
+                self.buffer.extend_from_slice(&sequence.to_le_bytes());
+            }
+            self.buffer.extend_from_slice(value);
+            self.open.content_bytes += (self.buffer.len() - start) as u64;
+        } else {
+            self.push_large(key, sequence, value)?;
+        }
+        self.open.records += 1;
+        Ok(())
+    }
+
+    /// Adds a record that goes on over several blocks.
+    #[cold]
+    fn push_large(&mut self, key: &[u8], sequence: u64, value: &[u8]) -> Result<(), RunError> {
+        let mut head = Vec::with_capacity(2 * MAX_VARINT + key.len() + 8);
+        put_varint(&mut head, key.len() as u64);
+        put_varint(&mut head, value.len() as u64);
+        head.extend_from_slice(key);
+        if self.layout.sequenced {
+            head.extend_from_slice(&sequence.to_le_bytes());
+        }
+        for mut rest in [&head[..], value] {
+            self.open.content_bytes += rest.len() as u64;
+            while !rest.is_empty() {
+                let room = self.block_bytes - (self.buffer.len() - self.block_start - HEADER_BYTES);
+                if room == 0 {
+                    self.close_block()?;
+                    continue;
+                }
+                let (now, later) = rest.split_at(room.min(rest.len()));
+                self.buffer.extend_from_slice(now);
+                rest = later;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the open segment and begins that of the next partition.
+    pub fn end_segment(&mut self) -> Result<(), RunError> {
+        self.close_block()?;
+        let mut segment = std::mem::take(&mut self.open);
+        let end = self.written + self.block_start as u64;
+        segment.stored_bytes = end - segment.offset;
+        if self.layout.digested {
+            segment.digest = *self.digest.finalize().as_bytes();
+            self.digest.reset();
+        }
+        self.open.offset = end;
+        self.segments.push(segment);
+        Ok(())
+    }
+
+    /// Ends the run after its last segment; the writer can go on with another one behind it.
+    pub fn end_run(&mut self) -> Result<Run, RunError> {
+        self.flush()?;
+        let segments: Arc<[Segment]> = std::mem::take(&mut self.segments).into();
+        Ok(Run {
+            file: Arc::clone(&self.file),
+            path: Arc::clone(&self.path),
+            layout: self.layout,
+            largest_block: self.largest_block,
+            segments,
+        })
+    }
+
+    fn close_block(&mut self) -> Result<(), RunError> {
+        let payload_start = self.block_start + HEADER_BYTES;
+        let payload = &self.buffer[payload_start..];
+        if payload.is_empty() {
+            return Ok(());
+        }
+        if self.layout.digested {
+            self.digest.update(payload);
+        }
+        let (length, checksum) = (payload.len() as u32, xxh3_64(payload));
+        let header = &mut self.buffer[self.block_start..payload_start];
+        header[..4].copy_from_slice(&length.to_le_bytes());
+        header[4..8].fill(0);
+        header[8..].copy_from_slice(&checksum.to_le_bytes());
+        self.largest_block = self.largest_block.max(HEADER_BYTES + length as usize);
+        self.block_start = self.buffer.len();
+        self.buffer.extend_from_slice(&[0; HEADER_BYTES]);
+        if self.block_start >= WRITE_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the finished blocks.
+    fn flush(&mut self) -> Result<(), RunError> {
+        (&*self.file)
+            .write_all(&self.buffer[..self.block_start])
+            .map_err(|source| RunError::Write { path: self.path.to_path_buf(), source })?;
+        self.written += self.block_start as u64;
+        self.buffer.clear();
+        self.buffer.resize(HEADER_BYTES, 0);
+        self.block_start = 0;
+        Ok(())
+    }
+}
+
+/// Reads the records of one segment in order, with one block in memory at a time.
+#[derive(Debug)]
+pub struct SegmentReader {
+    file: Arc<File>,
+    path: Arc<Path>,
+    sequenced: bool,
+    /// File offset behind what `buffer` holds.
+    next_read: u64,
+    end: u64,
+    records_left: u64,
+    buffer: Vec<u8>,
+    capacity: usize,
+    /// End of the current block's payload in `buffer`; the next block's header follows.
+    block_end: usize,
+    position: usize,
+    sequence: u64,
+    key: std::ops::Range<usize>,
+    value: std::ops::Range<usize>,
+    /// A record that stands in several blocks, put together.
+    gathered: Vec<u8>,
+    is_gathered: bool,
+}
+
+impl SegmentReader {
+    /// Makes the next block the current one; its checksum is verified first.
+    fn next_block(&mut self) -> Result<(), RunError> {
+        self.fill(HEADER_BYTES)?;
+        let header = &self.buffer[self.block_end..self.block_end + HEADER_BYTES];
+        let length = u32::from_le_bytes(header[..4].try_into().expect("four bytes")) as usize;
+        let checksum = u64::from_le_bytes(header[8..].try_into().expect("eight bytes"));
+        if header[4..8] != [0; 4] || length == 0 || length > BLOCK_BYTES {
+            return Err(self.damaged("a block header is not one"));
+        }
+        self.fill(HEADER_BYTES + length)?;
+        self.position = self.block_end + HEADER_BYTES;
+        let payload_end = self.position + length;
+        if xxh3_64(&self.buffer[self.position..payload_end]) != checksum {
+            return Err(self.damaged("a block does not match its checksum"));
+        }
+        self.block_end = payload_end;
+        Ok(())
+    }
+
+    /// Makes sure that `bytes` bytes behind the current block are in the buffer.
+    fn fill(&mut self, bytes: usize) -> Result<(), RunError> {
+        if self.buffer.len() - self.block_end >= bytes {
+            return Ok(());
+        }
+        self.buffer.drain(..self.block_end);
+        (self.block_end, self.position) = (0, 0);
+        let have = self.buffer.len();
+        let want = (self.capacity.max(bytes) - have).min((self.end - self.next_read) as usize);
+        if have + want < bytes {
+            return Err(self.damaged("the segment ends too early"));
+        }
+        self.buffer.resize(have + want, 0);
+        self.file.read_exact_at(&mut self.buffer[have..], self.next_read).map_err(|source| RunError::Read {
+            path: self.path.to_path_buf(),
+            offset: self.next_read,
+            source,
+        })?;
+        self.next_read += want as u64;
+        Ok(())
+    }
+
+    fn damaged(&self, what: &'static str) -> RunError {
+        let behind = (self.buffer.len() - self.block_end) as u64;
+        RunError::Damaged { path: self.path.to_path_buf(), offset: self.next_read - behind, what }
+    }
+
+    /// Reads a varint in the current block.
+    #[inline]
+    fn varint(&mut self) -> Option<usize> {
+        let (mut value, mut shift) = (0u64, 0);
+        for &byte in &self.buffer[self.position..self.block_end] {
+            self.position += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return usize::try_from(value).ok();
+            }
+            shift += 7;
+            if shift > 56 {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Puts a record together that goes on over several blocks.
+    #[cold]
+    fn gather(&mut self, bytes: usize) -> Result<(), RunError> {
+        self.gathered.clear();
+        while self.gathered.len() < bytes {
+            if self.position == self.block_end {
+                self.next_block()?;
+            }
+            let take = (bytes - self.gathered.len()).min(self.block_end - self.position);
+            self.gathered.extend_from_slice(&self.buffer[self.position..self.position + take]);
+            self.position += take;
+        }
+        Ok(())
+    }
+}
+
+impl Source for SegmentReader {
+    type Error = RunError;
+
+    #[inline]
+    fn advance(&mut self) -> Result<bool, RunError> {
+        if self.records_left == 0 {
+            if self.position != self.block_end || self.block_end != self.buffer.len() || self.next_read != self.end {
+                return Err(self.damaged("more bytes than records"));
+            }
+            return Ok(false);
+        }
+        self.records_left -= 1;
+        if self.position == self.block_end {
+            self.next_block()?;
+        }
+        let (Some(key), Some(value)) = (self.varint(), self.varint()) else {
+            return Err(self.damaged("a record's length is not one"));
+        };
+        let head = key.saturating_add(if self.sequenced { 8 } else { 0 });
+        let bytes = head.saturating_add(value);
+        self.is_gathered = bytes > self.block_end - self.position;
+        let start = if self.is_gathered {
+            self.gather(bytes)?;
+            0
+        } else {
+            let start = self.position;
+            self.position += bytes;
+            start
+        };
+        self.key = start..start + key;
+        self.value = start + head..start + bytes;
+        if self.sequenced {
+            let record = if self.is_gathered { &self.gathered } else { &self.buffer };
+            self.sequence = u64::from_le_bytes(record[start + key..start + head].try_into().expect("eight bytes"));
+        }
+        Ok(true)
+    }
+
+    #[inline]
+    fn key(&self) -> &[u8] {
+        let record = if self.is_gathered { &self.gathered } else { &self.buffer };
+        &record[self.key.clone()]
+    }
+
+    #[inline]
+    fn value(&self) -> &[u8] {
+        let record = if self.is_gathered { &self.gathered } else { &self.buffer };
+        &record[self.value.clone()]
+    }
+
+    #[inline]
+    fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+const MAX_VARINT: usize = 9;
+
+#[inline]
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}

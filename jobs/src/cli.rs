@@ -1,0 +1,325 @@
+//! What a job's executable does when it is called: `run`, `describe`, and how it ends.
+//!
+//! Exit codes: 0 done · 1 the job failed · 2 wrong usage, or refused before any work · 130 interrupted.
+//! stdout is for data (`--format json`), stderr for narration.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shardmill_datasets::sink::OutputFormat;
+use shardmill_datasets::{Compression, CsvOptions, Format};
+
+use crate::card;
+use crate::combine::Combine;
+use crate::engine::{Progress, parse_bytes};
+use crate::job::MapReduce;
+use crate::local::{Options, Planned};
+use crate::shape::Shape;
+use crate::show::Show;
+
+/// The version of the messages between a job's executable and a worker.
+pub const PROTOCOL: u32 = 1;
+
+/// Runs a job's executable: reads the command line, does what it says, and returns the exit code.
+///
+/// This is all that a job crate's `main` has to do:
+/// ```no_run
+/// # use shardmill::prelude::*;
+/// # #[derive(Args, Serialize, Deserialize)] struct Count {}
+/// # impl MapReduce for Count {
+/// #     type Input = Lines; type Key = (); type Value = u64; type Combine = Sum; type Output = u64;
+/// #     fn map(&self, _: &str, out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+/// #     fn reduce(&self, _: (), lines: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(lines.sum()) }
+/// # }
+/// fn main() -> std::process::ExitCode {
+///     shardmill::main::<Count>()
+/// }
+/// ```
+pub fn main<J: MapReduce + Args + Serialize + DeserializeOwned>() -> ExitCode {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    let name = name.as_deref().and_then(|path| path.file_stem()).map_or_else(|| "job".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    main_named::<J>(&name, std::env::args_os())
+}
+
+/// The same for a job with a name and arguments of the caller's choice, the program's name first.
+pub fn main_named<J: MapReduce + Args + Serialize + DeserializeOwned>(
+    name: &str,
+    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+) -> ExitCode {
+    if cfg!(panic = "abort") {
+        eprintln!("error: this job was built with panic = \"abort\": a bad record would end the process; remove it from the profile");
+        return ExitCode::from(2);
+    }
+    let command = Command::<J>::command().name(name.to_owned()).version(J::VERSION);
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Command::<J>::from_arg_matches(&matches));
+    let command = match parsed {
+        Ok(command) => command,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match command.verb {
+        Verb::Describe => {
+            println!("{}", serde_json::to_string_pretty(&Description::of::<J>(name)).expect("a description is plain data"));
+            ExitCode::SUCCESS
+        }
+        Verb::Run(run) => run_job(name, *run),
+    }
+}
+
+/// A shardmill job.
+#[derive(Parser)]
+struct Command<J: Args> {
+    #[command(subcommand)]
+    verb: Verb<J>,
+}
+
+#[derive(Subcommand)]
+enum Verb<J: Args> {
+    /// Run the whole job here, on all cores.
+    Run(Box<Run<J>>),
+    /// Print what the job is, as JSON.
+    Describe,
+}
+
+#[derive(Args)]
+struct Run<J: Args> {
+    #[command(flatten, next_help_heading = "Job")]
+    job: J,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The flags of `run`.
+#[derive(Args)]
+pub(crate) struct Flags {
+    /// A file, a directory or a glob to read; may be given several times.
+    #[arg(long, short, required = true, value_name = "PATH", help_heading = "Input")]
+    input: Vec<String>,
+    /// text, csv, tsv, jsonl, parquet, arrow or fixed:N; by the file's name if not given.
+    #[arg(long, value_name = "FORMAT", help_heading = "Input")]
+    input_format: Option<Format>,
+    /// Whether the first record of a CSV file names its columns.
+    #[arg(long, value_enum, default_value_t = CsvHeader::First, help_heading = "Input")]
+    csv_header: CsvHeader,
+    /// Whether quotes have a meaning in CSV files.
+    #[arg(long, value_enum, default_value_t = CsvQuotes::Double, help_heading = "Input")]
+    csv_quotes: CsvQuotes,
+    /// The longest line, record or field [default: 16MiB].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Input")]
+    max_record_bytes: Option<u64>,
+    /// Set up to this many bad records aside, in _quarantine/, instead of failing.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Input")]
+    max_bad_records: u64,
+    /// Take an input that matches nothing as empty.
+    #[arg(long, help_heading = "Input")]
+    allow_empty: bool,
+    /// The directory that will hold the parts; must not exist.
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
+    output: PathBuf,
+    /// csv, tsv, jsonl, parquet, arrow, text or bytes [default: csv, or bytes for fixed:N].
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    output_format: Option<OutputFormat>,
+    /// How parts are compressed.
+    #[arg(long, value_enum, default_value_t = OutputCompression::None, help_heading = "Output")]
+    output_compression: OutputCompression,
+    /// Replace the output if it exists, at once and only when the new one is whole.
+    #[arg(long, help_heading = "Output")]
+    overwrite: bool,
+    /// Sync the parts to disk before they become visible.
+    #[arg(long, help_heading = "Output")]
+    durable: bool,
+    /// Threads that work [default: all cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Resources")]
+    threads: Option<u16>,
+    /// Memory to use, as 512MiB or 8GiB [default: half of what there is].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Resources")]
+    memory: Option<u64>,
+    /// The number of partitions and so of parts [default: one per 64 MiB of input].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Resources")]
+    partitions: Option<u32>,
+    /// The size of shards [default: 32MiB].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Resources")]
+    shard_bytes: Option<u64>,
+    /// Where to spill what does not fit into memory [default: beside the output].
+    #[arg(long, value_name = "DIR", help_heading = "Resources")]
+    temp_dir: Option<PathBuf>,
+    /// Print the plan and stop.
+    #[arg(long, help_heading = "Display")]
+    explain: bool,
+    /// How the summary or plan is given: text on stderr, or json on stdout.
+    #[arg(long, value_enum, default_value_t = Shown::Text, help_heading = "Display")]
+    format: Shown,
+    /// Say nothing but errors.
+    #[arg(long, short, conflicts_with = "verbose", help_heading = "Display")]
+    quiet: bool,
+    /// Say more.
+    #[arg(long, short, help_heading = "Display")]
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CsvHeader {
+    /// It does.
+    First,
+    /// There is none: columns are called column_1, column_2, …
+    None,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CsvQuotes {
+    /// They enclose fields, and are doubled inside.
+    Double,
+    /// They are like any other byte.
+    None,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutputCompression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shown {
+    Text,
+    Json,
+}
+
+impl Flags {
+    fn options(&self) -> Options {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Options {
+            inputs: self.input.clone(),
+            input_format: self.input_format,
+            csv: CsvOptions { header: self.csv_header == CsvHeader::First, quotes: self.csv_quotes == CsvQuotes::Double },
+            output: self.output.clone(),
+            output_format: self.output_format,
+            output_compression: match self.output_compression {
+                OutputCompression::None => Compression::None,
+                OutputCompression::Gzip => Compression::Gzip,
+                OutputCompression::Zstd => Compression::Zstd,
+            },
+            threads: self.threads.map_or_else(cores, usize::from),
+            memory_bytes: self.memory.map(|bytes| bytes as usize),
+            partitions: self.partitions,
+            shard_bytes: self.shard_bytes,
+            temp_directory: self.temp_dir.clone(),
+            max_bad_records: self.max_bad_records,
+            record_bytes: self.max_record_bytes.map(|bytes| bytes as usize),
+            allow_empty: self.allow_empty,
+            overwrite: self.overwrite,
+            durable: self.durable,
+            tight: None,
+            is_reference: false,
+        }
+    }
+}
+
+/// What a job is: the answer to `describe`.
+#[derive(Debug, Serialize)]
+struct Description {
+    name: String,
+    version: &'static str,
+    protocol: u32,
+    shape: String,
+    key: &'static str,
+    value: &'static str,
+    combines: bool,
+    output: &'static str,
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Debug, Serialize)]
+struct Parameter {
+    name: String,
+    required: bool,
+    help: Option<String>,
+}
+
+impl Description {
+    fn of<J: MapReduce + Args>(name: &str) -> Self {
+        let parameters = J::augment_args(clap::Command::new("job"));
+        Self {
+            name: name.to_owned(),
+            version: J::VERSION,
+            protocol: PROTOCOL,
+            shape: format!("{:?}", J::Input::KIND).to_lowercase(),
+            key: std::any::type_name::<J::Key>(),
+            value: std::any::type_name::<J::Value>(),
+            combines: J::Combine::COMBINES,
+            output: std::any::type_name::<J::Output>(),
+            parameters: parameters
+                .get_arguments()
+                .map(|argument| Parameter {
+                    name: argument.get_long().map_or_else(|| argument.get_id().to_string(), |long| format!("--{long}")),
+                    required: argument.is_required_set(),
+                    help: argument.get_help().map(ToString::to_string),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn run_job<J: MapReduce + Args>(name: &str, run: Run<J>) -> ExitCode {
+    let progress = Arc::new(Progress::default());
+    stop_on_signals(&progress);
+    let shown = run.flags.format;
+    let mut show = Show::new(Arc::clone(&progress), run.flags.quiet, run.flags.verbose);
+    let explain = run.flags.explain;
+    let result = Planned::new(name, run.job, run.flags.options(), progress).and_then(|planned| {
+        show.planned(&planned);
+        if explain {
+            match shown {
+                Shown::Json => println!("{}", serde_json::to_string_pretty(&planned.plan).expect("a plan is plain data")),
+                Shown::Text => show.explain(&planned),
+            }
+            return Ok(None);
+        }
+        planned.run(|phase, plan| show.begin(phase, plan)).map(Some)
+    });
+    show.end();
+    match result {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(summary)) => {
+            match shown {
+                Shown::Json => println!("{}", serde_json::to_string_pretty(&summary).expect("a summary is plain data")),
+                Shown::Text => show.summary(&summary),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprint!("{}", card::card(&error));
+            ExitCode::from(card::exit_code(&error))
+        }
+    }
+}
+
+/// The first SIGINT or SIGTERM asks the run to stop and to tidy up; the second one ends the process as it is.
+fn stop_on_signals(progress: &Arc<Progress>) {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let asked = progress.interruption();
+        // Registering fails for signals that cannot be caught; these can.
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&asked));
+        let _ = signal_hook::flag::register(signal, asked);
+    }
+}
+
+/// The flags of `run`, for the check that no job's parameter has the same name.
+pub(crate) fn flag_names() -> Vec<String> {
+    let command = Flags::augment_args(clap::Command::new("run"));
+    command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+}
+
+/// The names of a job's own parameters.
+pub(crate) fn parameter_names<J: Args>() -> Vec<String> {
+    let command = J::augment_args(clap::Command::new("job"));
+    command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+}
+

@@ -1,0 +1,96 @@
+//! Combiners: folding the values of a key as they are emitted, long before `reduce` sees them.
+//!
+//! With a combiner the engine folds all values of a key to exactly one, in any order and grouping, so `reduce` never sees how
+//! the work was cut. [`NoCombine`] keeps every value, in input order.
+
+/// Folds two values of the same key into one.
+///
+/// The operation must be associative and commutative: it runs any number of times, in any order, on several threads, before and
+/// after the shuffle. A panic in it ends the attempt; it is never counted as a bad record.
+///
+/// ```
+/// use shardmill::{Combine, Sum};
+///
+/// let mut sum = 2u64;
+/// Sum.combine(&mut sum, 3);
+/// assert_eq!(sum, 5);
+/// ```
+///
+/// One's own:
+/// ```
+/// use shardmill::Combine;
+///
+/// /// Keeps the longest word.
+/// #[derive(Default)]
+/// struct Longest;
+///
+/// impl Combine<String> for Longest {
+///     fn combine(&self, longest: &mut String, next: String) {
+///         if (next.len(), &*longest) > (longest.len(), &next) {
+///             *longest = next;
+///         }
+///     }
+/// }
+/// ```
+pub trait Combine<V>: Send + Sync + 'static {
+    /// Whether values are folded at all. Only [`NoCombine`] says no.
+    const COMBINES: bool = true;
+
+    /// Folds `next` into `sum`, both values of the same key.
+    fn combine(&self, sum: &mut V, next: V);
+}
+
+/// Adds values up. Integer overflow is a panic, which ends the job: a wrong sum is never written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum;
+
+/// Keeps the smallest value.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Min;
+
+/// Keeps the largest value.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Max;
+
+/// Keeps every value, in input order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoCombine;
+
+macro_rules! sum_of_integers {
+    ($($number:ty)*) => {$(
+        impl Combine<$number> for Sum {
+            #[inline(always)]
+            fn combine(&self, sum: &mut $number, next: $number) {
+                *sum = sum.checked_add(next).expect(concat!("a sum does not fit into ", stringify!($number)));
+            }
+        }
+    )*};
+}
+sum_of_integers!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
+
+impl<V: Ord> Combine<V> for Min {
+    #[inline(always)]
+    fn combine(&self, least: &mut V, next: V) {
+        if next < *least {
+            *least = next;
+        }
+    }
+}
+
+impl<V: Ord> Combine<V> for Max {
+    #[inline(always)]
+    fn combine(&self, most: &mut V, next: V) {
+        if next > *most {
+            *most = next;
+        }
+    }
+}
+
+impl<V> Combine<V> for NoCombine {
+    const COMBINES: bool = false;
+
+    /// Never called.
+    fn combine(&self, _: &mut V, _: V) {
+        unreachable!("values without a combiner are kept apart");
+    }
+}

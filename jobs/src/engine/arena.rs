@@ -1,0 +1,134 @@
+//! Bytes that are appended, addressed and dropped all at once: long keys of a table, records of a sort buffer.
+//!
+//! Memory comes in chunks, so that growing copies nothing and never holds the old and the new at the same time. An address is
+//! 48 bits, chunk and offset: whoever keeps many of them has 16 bits left.
+
+use std::io;
+
+use super::pages::Pages;
+
+const OFFSET_BITS: u32 = 26;
+
+/// Where bytes lie in an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Address(pub(crate) u64);
+
+/// An append-only store of byte strings.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    chunks: Vec<Pages>,
+    /// The chunk that is being filled, and how far.
+    current: usize,
+    filled: usize,
+    chunk_bytes: usize,
+    /// Memory held by all chunks.
+    held_bytes: usize,
+}
+
+impl Arena {
+    /// An empty arena that grows by `chunk_bytes`; longer entries get chunks of their own.
+    pub(crate) fn new(chunk_bytes: usize) -> Self {
+        Self { chunks: Vec::new(), current: 0, filled: 0, chunk_bytes: chunk_bytes.min(1 << OFFSET_BITS), held_bytes: 0 }
+    }
+
+    /// Memory that the arena holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Whether an entry of `bytes` goes in without asking the system for memory; if not, how much would be asked for.
+    #[inline(always)]
+    pub(crate) fn growth_for(&self, bytes: usize) -> usize {
+        let addressable = self.filled < 1 << OFFSET_BITS;
+        let fits = addressable && self.chunks.get(self.current).is_some_and(|chunk| chunk.bytes() - self.filled >= bytes);
+        if fits { 0 } else { bytes.max(self.chunk_bytes) }
+    }
+
+    /// Room for `bytes` bytes, to be filled in by the caller.
+    #[inline(always)]
+    pub(crate) fn claim(&mut self, bytes: usize) -> io::Result<(Address, &mut [u8])> {
+        if self.growth_for(bytes) > 0 {
+            self.next_chunk(bytes)?;
+        }
+        let start = self.filled;
+        self.filled += bytes;
+        let address = Address((self.current as u64) << OFFSET_BITS | start as u64);
+        // SAFETY: `growth_for` found, or `next_chunk` made, a chunk with this much room behind `start`; the range was never given
+        // out before (`filled` only grows until `clear`), and `&mut self` keeps everyone else away while it is borrowed.
+        let room = unsafe { std::slice::from_raw_parts_mut(self.chunks[self.current].start().add(start), bytes) };
+        Ok((address, room))
+    }
+
+    #[cold]
+    fn next_chunk(&mut self, bytes: usize) -> io::Result<()> {
+        // Chunks kept by `clear` are used again where they are large enough.
+        while self.current + 1 < self.chunks.len() {
+            self.current += 1;
+            if self.chunks[self.current].bytes() >= bytes {
+                self.filled = 0;
+                return Ok(());
+            }
+        }
+        let chunk = Pages::zeroed(bytes.max(self.chunk_bytes))?;
+        self.held_bytes += chunk.bytes();
+        self.chunks.push(chunk);
+        self.current = self.chunks.len() - 1;
+        self.filled = 0;
+        Ok(())
+    }
+
+    /// The address of the byte at `address`.
+    ///
+    /// # Safety
+    /// `address` must come from this arena's `claim`, with no `clear` since.
+    #[inline(always)]
+    pub(crate) unsafe fn pointer(&self, address: Address) -> *const u8 {
+        let (chunk, offset) = ((address.0 >> OFFSET_BITS) as usize, address.0 as usize & ((1 << OFFSET_BITS) - 1));
+        // SAFETY: the chunk exists and is larger than the offset, by the caller's promise.
+        unsafe { self.chunks.get_unchecked(chunk).start().add(offset) }
+    }
+
+    /// The `bytes` bytes at `address`.
+    ///
+    /// # Safety
+    /// Both must be those of one `claim`, with no `clear` since, or a part of it.
+    #[inline(always)]
+    pub(crate) unsafe fn get(&self, address: Address, bytes: usize) -> &[u8] {
+        // SAFETY: the range was given out by `claim`, is initialised (pages start as zeroes) and changes only under `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.pointer(address), bytes) }
+    }
+
+    /// Forgets the content; chunks of the usual size are kept for what comes next.
+    pub(crate) fn clear(&mut self) {
+        self.chunks.retain(|chunk| chunk.bytes() <= self.chunk_bytes.next_multiple_of(4096));
+        self.held_bytes = self.chunks.iter().map(Pages::bytes).sum();
+        (self.current, self.filled) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_was_put_in_comes_out_until_it_is_cleared(rounds in prop::collection::vec(prop::collection::vec(0usize..9000, 0..20), 1..4)) {
+            let mut arena = Arena::new(8192);
+            for (round, sizes) in rounds.iter().enumerate() {
+                let mut addresses = Vec::new();
+                for (index, size) in sizes.iter().enumerate() {
+                    let (address, room) = arena.claim(*size).unwrap();
+                    room.fill((index + round) as u8);
+                    addresses.push(address);
+                }
+                prop_assert!(addresses.is_sorted());
+                for (index, (address, size)) in addresses.iter().zip(sizes).enumerate() {
+                    // SAFETY: claimed above with this size.
+                    prop_assert!(unsafe { arena.get(*address, *size) }.iter().all(|byte| *byte == (index + round) as u8));
+                }
+                arena.clear();
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What `map` is handed to emit and count with.
+
+use super::collect::Collector;
+use crate::job::{KeyRef, MapReduce, ValueRef};
+
+/// Takes the pairs of a record.
+///
+/// What a record emits counts once its `map` has returned without an error.
+pub struct Emitter<'a, J: MapReduce> {
+    collector: &'a mut Collector<J>,
+    /// From every address in here 16 bytes can be read: short keys that lie in it are loaded without looking at their length.
+    readable: (*const u8, *const u8),
+}
+
+impl<'a, J: MapReduce> Emitter<'a, J> {
+    pub(crate) fn new(collector: &'a mut Collector<J>) -> Self {
+        Self { collector, readable: (std::ptr::null(), std::ptr::null()) }
+    }
+
+    /// An emitter for records that lie in `padded`.
+    pub(crate) fn for_block(collector: &'a mut Collector<J>, padded: &'a [u8]) -> Self {
+        let range = padded.as_ptr_range();
+        let last = if padded.len() < 16 { range.start } else { range.end.wrapping_sub(15) };
+        Self { collector, readable: (range.start, last) }
+    }
+
+    /// Emits `value` under `key`.
+    ///
+    /// Keys may have up to 64 KiB and values up to 64 MiB in their encoding; more makes the record a bad one.
+    #[inline(always)]
+    pub fn emit(&mut self, key: KeyRef<'_, J>, value: ValueRef<'_, J>) {
+        self.collector.emit(key, value, self.readable);
+    }
+
+    /// Adds `by` to the counter `name`, which is shown with the result. Counts of bad records and of attempts that fail do not count.
+    pub fn count(&mut self, name: &'static str, by: u64) {
+        self.collector.count(name, by);
+    }
+
+    /// The record's pairs stand.
+    #[inline(always)]
+    pub(crate) fn accept_record(&mut self) {
+        self.collector.accept_record();
+    }
+
+    /// Whether a pair could not be collected.
+    #[inline(always)]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.collector.failure.is_some()
+    }
+}

@@ -1,0 +1,315 @@
+//! Mapping: shards are read, each record goes through `map`, and what it emits is collected.
+//!
+//! One long-lived loop per rayon thread takes shards from a queue, never one rayon task per shard: a `map` that uses rayon itself
+//! must not find another shard on its stack. A panic is caught per block, not per record; a cell says which record it was.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use rayon::ThreadPool;
+use shardmill_datasets::{Block, Plan, PlannedFile, Shard};
+
+use super::collect::{Collector, Failure, Pair, Store};
+use super::{Emitter, Partitioner, Settings};
+use crate::catch::{Panic, catch};
+use crate::fault::{BadRecord, Fault};
+use crate::job::{MapReduce, Record, Result as JobResult};
+use crate::shape::Driver;
+
+/// What mapping a range of shards has given.
+pub(crate) struct Mapped<J: MapReduce> {
+    /// What each thread has collected, in memory and spilled.
+    pub(crate) collectors: Vec<Collector<J>>,
+    /// The job's counters.
+    pub(crate) counters: BTreeMap<String, u64>,
+    /// The records that were set aside, in input order.
+    pub(crate) set_aside: Vec<BadRecord>,
+}
+
+/// Bad records of all threads, up to the limit.
+struct SetAside {
+    limit: u64,
+    records: Mutex<Vec<BadRecord>>,
+}
+
+impl SetAside {
+    fn add(&self, record: BadRecord) -> Result<(), Fault> {
+        let mut records = self.records.lock().expect("no thread panics while it holds the list");
+        if records.len() as u64 >= self.limit {
+            return Err(Fault::BadRecord(Box::new(record)));
+        }
+        records.push(record);
+        Ok(())
+    }
+}
+
+/// Calls `map` for the records of one shard after the other, on one thread.
+pub(crate) struct Mapper<'a, J: MapReduce> {
+    job: &'a J,
+    plan: &'a Plan,
+    settings: &'a Settings,
+    set_aside: &'a SetAside,
+    pub(crate) collector: Collector<J>,
+    shard: u32,
+    /// Only so many records of each shard are mapped: a sample.
+    record_limit: u64,
+}
+
+/// Why the loop over a block's records was left.
+enum Stop {
+    Record(String),
+    Collector,
+}
+
+impl<'a, J: MapReduce> Mapper<'a, J> {
+    /// Maps one shard.
+    fn map_shard(&mut self, reader: &mut <J::Input as Driver>::Reader, number: u32, shard: &Shard) -> Result<(), Fault> {
+        self.shard = number;
+        self.collector.begin_shard(number);
+        J::Input::map_shard(reader, self, shard)
+    }
+
+    /// The file of a shard.
+    pub(crate) fn file(&self, shard: &Shard) -> &'a PlannedFile {
+        &self.plan.files[shard.file as usize]
+    }
+
+    /// Notes that input was consumed. False once the records of the shard are enough, an error if the run was interrupted.
+    pub(crate) fn has_read(&self, bytes: u64, records: u64, records_of_shard: u64) -> Result<bool, Fault> {
+        let progress = &self.settings.progress;
+        if self.record_limit == u64::MAX {
+            progress.input_bytes.fetch_add(bytes, Relaxed);
+            progress.input_records.fetch_add(records, Relaxed);
+        }
+        if progress.is_interrupted() { Err(Fault::Interrupted) } else { Ok(records_of_shard < self.record_limit) }
+    }
+
+    /// How many more records are wanted behind the first `records` ones.
+    pub(crate) fn left_of(&self, records: u64) -> u64 {
+        self.record_limit.saturating_sub(records)
+    }
+
+    /// Whether quotes have a meaning in CSV.
+    pub(crate) fn csv_quotes(&self) -> bool {
+        self.plan.options.csv.quotes
+    }
+
+    /// Maps the records of a block; returns how many there were.
+    ///
+    /// `records(from)` iterates over the records from byte `from` on, each with its start behind that; `raw(start)` is the record
+    /// there as it stands in the file.
+    #[inline]
+    pub(crate) fn map_block<'b, I>(
+        &mut self,
+        file: &PlannedFile,
+        block: &Block<'b>,
+        first_record: u64,
+        records: impl Fn(usize) -> I,
+        raw: impl Fn(usize) -> &'b [u8],
+    ) -> Result<u64, Fault>
+    where
+        I: Iterator<Item = (usize, Result<Record<'b, J>, String>)>,
+    {
+        // Start and number of the record that is being mapped.
+        let (start, number) = (Cell::new(0), Cell::new(0u64));
+        let (mut from, mut is_resumed) = (0, false);
+        loop {
+            let (job, collector, limit) = (self.job, &mut self.collector, self.record_limit);
+            let outcome = catch(|| {
+                let mut emitter = Emitter::for_block(collector, block.padded());
+                let mut records = records(from);
+                if is_resumed {
+                    records.next();
+                }
+                for (behind, record) in records {
+                    start.set(from + behind);
+                    let mapped: JobResult = match record {
+                        Ok(record) => job.map(record, &mut emitter),
+                        Err(cause) => return Err(Stop::Record(cause)),
+                    };
+                    if let Err(error) = mapped {
+                        return Err(Stop::Record(error.to_string()));
+                    }
+                    if emitter.has_failed() {
+                        return Err(Stop::Collector);
+                    }
+                    emitter.accept_record();
+                    number.set(number.get() + 1);
+                    if limit != u64::MAX && first_record + number.get() >= limit {
+                        break;
+                    }
+                }
+                Ok(())
+            });
+            let Some(cause) = self.bad_record(outcome)? else { return Ok(number.get()) };
+            self.set_aside(file, first_record + number.get(), block.offset + start.get() as u64, raw(start.get()), cause)?;
+            number.set(number.get() + 1);
+            (from, is_resumed) = (start.get(), true);
+        }
+    }
+
+    /// Maps one record that does not lie in a block.
+    pub(crate) fn map_record<'r>(&mut self, file: &PlannedFile, place: (u64, u64), record: Result<Record<'r, J>, String>, raw: &[u8]) -> Result<(), Fault> {
+        let (job, collector) = (self.job, &mut self.collector);
+        let outcome = catch(|| {
+            let mut emitter = Emitter::new(collector);
+            match record {
+                Ok(record) => job.map(record, &mut emitter).map_err(|error| Stop::Record(error.to_string()))?,
+                Err(cause) => return Err(Stop::Record(cause)),
+            }
+            if emitter.has_failed() {
+                return Err(Stop::Collector);
+            }
+            emitter.accept_record();
+            Ok(())
+        });
+        match self.bad_record(outcome)? {
+            Some(cause) => self.set_aside(file, place.0, place.1, raw, cause),
+            None => Ok(()),
+        }
+    }
+
+    /// What is wrong with the record at which the loop stopped, if it is the record that is wrong.
+    fn bad_record(&mut self, outcome: Result<Result<(), Stop>, Panic>) -> Result<Option<String>, Fault> {
+        let cause = match outcome {
+            Ok(Ok(())) => match self.collector.failure.take() {
+                None => return Ok(None),
+                Some(Failure::Record(cause)) => cause,
+                Some(Failure::Fault(fault)) => return Err(fault),
+            },
+            Ok(Err(Stop::Record(cause))) => cause,
+            Ok(Err(Stop::Collector)) => match self.collector.failure.take() {
+                Some(Failure::Fault(fault)) => return Err(fault),
+                Some(Failure::Record(cause)) => cause,
+                None => unreachable!("the loop stops for a failure that is there"),
+            },
+            Err(panic) if panic.in_combine => return Err(Fault::Panicked { phase: "combine", cause: panic.message }),
+            Err(panic) => panic.message,
+        };
+        self.collector.failure = None;
+        self.collector.drop_record();
+        Ok(Some(cause))
+    }
+
+    /// Sets a bad record aside, or ends the attempt if there are too many.
+    pub(crate) fn set_aside(&self, file: &PlannedFile, record: u64, offset: u64, bytes: &[u8], cause: String) -> Result<(), Fault> {
+        if self.record_limit != u64::MAX {
+            // A sample only looks; the record is met again.
+            return Ok(());
+        }
+        self.set_aside.add(BadRecord { shard: self.shard, record, offset, file: file.file.path.clone(), cause, bytes: bytes.to_vec() })
+    }
+}
+
+/// Maps a range of the plan's shards on all threads of the pool.
+pub(crate) fn map_shards<J: MapReduce>(
+    job: &J,
+    plan: &Plan,
+    shards: Range<u32>,
+    partitioner: &Partitioner,
+    settings: &Settings,
+    pool: &ThreadPool,
+) -> Result<Mapped<J>, Fault> {
+    call_hook("start", || job.start())?;
+    let next = AtomicU32::new(shards.start);
+    let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
+    let results = pool.broadcast(|thread| {
+        let collector = Collector::new(job, partitioner.clone(), settings, thread.index())
+            .map_err(|error| Fault::Panicked { phase: "collecting", cause: format!("the system refuses memory: {error}") })?;
+        let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: u64::MAX };
+        let mut reader = J::Input::reader(plan, settings);
+        let mut map_all = || {
+            loop {
+                let number = next.fetch_add(1, Relaxed);
+                if number >= shards.end {
+                    break;
+                }
+                mapper.map_shard(&mut reader, number, &plan.shards[number as usize])?;
+            }
+            settle(&mut mapper.collector)
+        };
+        let result = map_all();
+        if result.is_err() {
+            // The others need not go on.
+            next.store(shards.end, Relaxed);
+        }
+        result.map(|()| mapper.collector)
+    });
+    // Of several faults the one that says most is reported: an interruption only follows from others.
+    let mut collectors = Vec::with_capacity(results.len());
+    let mut fault: Option<Fault> = None;
+    for result in results {
+        match result {
+            Ok(collector) => collectors.push(collector),
+            Err(found) => fault = Some(worse(fault, found)),
+        }
+    }
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    call_hook("finish", || job.finish())?;
+    let mut counters = BTreeMap::new();
+    for (name, by) in collectors.iter().flat_map(Collector::counters) {
+        *counters.entry((*name).to_owned()).or_default() += by;
+    }
+    let mut set_aside = set_aside.records.into_inner().expect("no thread panics while it holds the list");
+    set_aside.sort();
+    Ok(Mapped { collectors, counters, set_aside })
+}
+
+/// Folds in what still waits; combiners run here too.
+fn settle<J: MapReduce>(collector: &mut Collector<J>) -> Result<(), Fault> {
+    catch(|| collector.settle()).unwrap_or_else(|panic| Err(Fault::Panicked { phase: "combine", cause: panic.message }))
+}
+
+/// Of two faults of one attempt, the one to report: the first bad record in the order of the input, or else the first that came.
+fn worse(known: Option<Fault>, found: Fault) -> Fault {
+    match (known, found) {
+        (None, found) => found,
+        (Some(Fault::BadRecord(a)), Fault::BadRecord(b)) => Fault::BadRecord(a.min(b)),
+        (Some(Fault::Interrupted), found) => found,
+        (Some(known), _) => known,
+    }
+}
+
+/// Calls one of a job's hooks.
+pub(crate) fn call_hook(phase: &'static str, hook: impl FnOnce() -> JobResult) -> Result<(), Fault> {
+    match catch(hook) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Fault::Panicked { phase, cause: error.to_string() }),
+        Err(panic) => Err(Fault::Panicked { phase, cause: panic.message }),
+    }
+}
+
+/// Maps records of `pieces` and lists what they emit, in no order across pieces: the first `records_each` of each piece.
+pub(crate) fn list_pairs<J: MapReduce>(
+    job: &J,
+    plan: &Plan,
+    pieces: &[Shard],
+    records_each: u64,
+    settings: &Settings,
+    pool: &ThreadPool,
+) -> Result<Vec<Pair>, Fault> {
+    let next = AtomicU32::new(0);
+    let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
+    let results = pool.broadcast(|_| {
+        let collector = Collector::of_pairs(settings);
+        let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: records_each };
+        let mut reader = J::Input::reader(plan, settings);
+        while let Some(piece) = pieces.get(next.fetch_add(1, Relaxed) as usize) {
+            mapper.map_shard(&mut reader, 0, piece)?;
+        }
+        match mapper.collector.into_parts().0 {
+            Store::Pairs(pairs) => Ok(pairs),
+            _ => unreachable!("this collector lists pairs"),
+        }
+    });
+    let mut pairs = Vec::new();
+    for result in results {
+        pairs.append(&mut result?);
+    }
+    Ok(pairs)
+}

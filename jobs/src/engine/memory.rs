@@ -1,0 +1,113 @@
+//! The memory budget: how much there is, and how it is shared out.
+//!
+//! A budget holds for the whole process but for 64 MiB of program. Each thread gets an equal share. While mapping, a share is the reader's
+//! blocks and what is collected; while reducing, the blocks that are merged and the writer of the part. What is left unassigned is
+//! what allocators, stacks and rounding take.
+
+use std::fs;
+
+use super::collect::VALUE_BYTES;
+
+/// The smallest share with which a thread can work: blocks to read, a table, and blocks to merge.
+const LEAST_SHARE: usize = 12 << 20;
+
+/// A budget that the threads cannot work in.
+#[derive(Debug, thiserror::Error)]
+#[error("{threads} threads need a memory budget of at least {least_mib} MiB, not {given_mib} MiB; give --memory {least_mib}MiB or fewer --threads")]
+pub(crate) struct BudgetTooSmall {
+    threads: usize,
+    least_mib: usize,
+    given_mib: usize,
+}
+
+/// A memory budget, shared out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    pub(crate) total_bytes: usize,
+    /// What a thread may collect in memory.
+    pub(crate) collect_bytes: usize,
+    /// What a thread may use to merge.
+    pub(crate) merge_bytes: usize,
+    /// The size of blocks in runs.
+    pub(crate) block_bytes: usize,
+    /// The largest record that fits into a thread's share.
+    pub(crate) record_bytes: usize,
+}
+
+impl Budget {
+    /// Shares `total_bytes` out among `threads`, each of which needs `reader_bytes` while it maps and `writer_bytes` while it reduces.
+    pub(crate) fn new(total_bytes: usize, threads: usize, reader_bytes: usize, writer_bytes: usize) -> Result<Self, BudgetTooSmall> {
+        let share = total_bytes / threads;
+        let least = LEAST_SHARE.max(2 * reader_bytes).max(2 * writer_bytes);
+        if share < least {
+            let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+            return Err(BudgetTooSmall { threads, least_mib: mib(least * threads), given_mib: mib(total_bytes) });
+        }
+        let usable = share - share / 8;
+        Ok(Self {
+            total_bytes,
+            collect_bytes: usable - reader_bytes,
+            merge_bytes: usable - writer_bytes,
+            block_bytes: (share / 256).clamp(16 << 10, 256 << 10),
+            record_bytes: (share / 4).min(VALUE_BYTES),
+        })
+    }
+}
+
+/// The memory that this process may use: the machine's, or that of its control group where that is less.
+pub fn system_memory() -> usize {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib << 10)
+    });
+    [machine, control_group_limit()].into_iter().flatten().min().unwrap_or(4 << 30)
+}
+
+/// The smallest limit of the control groups that this process is in, under version 2 or 1.
+fn control_group_limit() -> Option<usize> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    own.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            list if list.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        // A limit may stand at any level above; inside a container the path may not exist, and the root is the own group.
+        let mut limits = Vec::new();
+        let mut level = Some(std::path::Path::new(path.trim_start_matches('/')));
+        while let Some(group) = level {
+            let limit = fs::read_to_string(std::path::Path::new(root).join(group).join(file)).ok();
+            limits.extend(limit.and_then(|text| text.trim().parse::<usize>().ok()));
+            level = group.parent();
+        }
+        limits.into_iter().min()
+    }).min()
+}
+
+/// Reads a size: a number of bytes, or with `KiB`, `MiB`, `GiB`, `TiB` (or `K`, `M`, `G`, `T`, which mean the same).
+///
+/// ```
+/// assert_eq!(shardmill::parse_bytes("512MiB"), Ok(512 << 20));
+/// assert_eq!(shardmill::parse_bytes("1.5G"), Ok(3 << 29));
+/// assert!(shardmill::parse_bytes("much").is_err());
+/// ```
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return Err(format!("{text:?} is no size: write it as 512MiB or 2GiB")),
+    };
+    let bytes = match number.parse::<u64>() {
+        Ok(number) => number.checked_mul(factor),
+        Err(_) => number.parse::<f64>().ok().map(|number| (number * factor as f64) as u64),
+    };
+    bytes.ok_or_else(|| format!("{text:?} is no size: write it as 512MiB or 2GiB"))
+}

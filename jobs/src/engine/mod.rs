@@ -1,0 +1,98 @@
+//! The engine: from shards to sorted groups and parts, on rayon.
+//!
+//! ```text
+//!          each thread                                             each partition
+//! shard ─▶ record ─▶ map ─▶ table or buffer ─▶ sorted runs ─┐
+//!  map.rs            emit.rs  table.rs, buffer.rs  collect.rs ├─▶ merge ─▶ group ─▶ reduce ─▶ part
+//!                             (kept in memory while it fits) ─┘            reduce.rs
+//! ```
+//!
+//! It is generic over a job's value and combiner, and over its record in the loop that calls `map`. Keys are bytes from `emit` on.
+//! What is run where (a whole job here, a task for a worker) is decided by the callers, `local.rs` and `seal.rs`.
+
+mod arena;
+mod buffer;
+mod collect;
+mod emit;
+mod hash;
+mod map;
+mod memory;
+mod pages;
+mod reduce;
+mod sample;
+mod sources;
+mod table;
+mod words16;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+pub use emit::Emitter;
+pub(crate) use collect::Partitioner;
+pub(crate) use map::{Mapper, list_pairs, map_shards};
+pub(crate) use memory::{Budget, BudgetTooSmall};
+pub use memory::{parse_bytes, system_memory};
+pub use reduce::{Output, Values};
+pub(crate) use reduce::reduce_partitions;
+pub(crate) use sample::range_cuts;
+pub(crate) use sources::Sources;
+
+/// How an attempt is run. Nothing in here may change what it gives.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) threads: usize,
+    /// What one thread may collect in memory before it spills.
+    pub(crate) collect_bytes: usize,
+    /// What one thread may use to merge runs.
+    pub(crate) merge_bytes: usize,
+    /// What all threads together may use.
+    pub(crate) total_bytes: usize,
+    /// The size of blocks in runs.
+    pub(crate) block_bytes: usize,
+    /// The most sources that are merged at once, whatever the memory.
+    pub(crate) fan_in: usize,
+    pub(crate) max_bad_records: u64,
+    /// Where runs are written.
+    pub(crate) temp_directory: PathBuf,
+    /// Parts are synced to disk.
+    pub(crate) durable: bool,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl Settings {
+    /// Whether the pairs of a record must be held until it was mapped.
+    fn holds_records(&self) -> bool {
+        self.max_bad_records > 0
+    }
+}
+
+/// What has been done so far: written by the engine's threads, read by whoever shows it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) input_bytes: AtomicU64,
+    pub(crate) input_records: AtomicU64,
+    pub(crate) reduced_partitions: AtomicU64,
+    pub(crate) output_bytes: AtomicU64,
+    pub(crate) spilled_bytes: AtomicU64,
+    pub(crate) spilled_runs: AtomicU64,
+    pub(crate) merge_passes: AtomicU64,
+    pub(crate) groups: AtomicU64,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Progress {
+    fn spilled(&self, bytes: u64) {
+        self.spilled_bytes.fetch_add(bytes, Relaxed);
+        self.spilled_runs.fetch_add(1, Relaxed);
+    }
+
+    /// Set to ask all threads to stop at the next block.
+    pub(crate) fn interruption(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupted)
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Relaxed)
+    }
+}

@@ -1,0 +1,227 @@
+//! Reducing: the groups of each partition go through `reduce`, and what it writes becomes a part.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use bumpalo::Bump;
+use rayon::ThreadPool;
+use shardmill_datasets::sink::{PartSummary, PartWriter, SinkSpec};
+
+use super::Settings;
+use super::buffer::SortedPartition;
+use super::map::call_hook;
+use super::sources::{Groups, Reader, Sources, undecodable};
+use crate::catch::catch;
+use crate::fault::Fault;
+use crate::job::{MapReduce, Result as JobResult, ValueRef};
+use crate::key::Key;
+use crate::output::OutputType;
+use crate::value::Value;
+
+/// The values of one key: exactly one with a combiner, else all of them in the order of the input.
+///
+/// An iterator over owned values; [`next_ref`](Self::next_ref) hands out borrowed ones. A group larger than memory is read from disk as
+/// it is iterated over. What is not read is passed over.
+pub struct Values<'a, J: MapReduce> {
+    from: From<'a, J>,
+    lent: Option<J::Value>,
+}
+
+enum From<'a, J: MapReduce> {
+    One(Option<J::Value>),
+    Sorted { partition: &'a SortedPartition<'a>, left: Range<usize> },
+    Merging { groups: &'a mut Groups, key: &'a [u8] },
+    Listed(std::slice::Iter<'a, &'a [u8]>),
+}
+
+thread_local! {
+    /// What went wrong while values were read: iterators have no room for it, so it is looked at when `reduce` has returned.
+    static READ_FAULT: std::cell::RefCell<Option<Fault>> = const { std::cell::RefCell::new(None) };
+}
+
+impl<'a, J: MapReduce> Values<'a, J> {
+    pub(crate) fn one(value: J::Value) -> Self {
+        Self { from: From::One(Some(value)), lent: None }
+    }
+
+    pub(crate) fn sorted(partition: &'a SortedPartition<'a>, left: Range<usize>) -> Self {
+        Self { from: From::Sorted { partition, left }, lent: None }
+    }
+
+    pub(crate) fn merging(groups: &'a mut Groups, key: &'a [u8]) -> Self {
+        Self { from: From::Merging { groups, key }, lent: None }
+    }
+
+    pub(crate) fn listed(values: &'a [&'a [u8]]) -> Self {
+        Self { from: From::Listed(values.iter()), lent: None }
+    }
+
+    /// The next value, borrowed where its type allows: `&[u8]` for [`Blob`](crate::Blob), `&str` for [`Text`](crate::Text).
+    #[inline]
+    pub fn next_ref(&mut self) -> Option<ValueRef<'_, J>> {
+        if let From::One(value) = &mut self.from {
+            self.lent = Some(value.take()?);
+            return J::Value::lend(&mut self.lent);
+        }
+        self.next_bytes().and_then(decode::<J::Value>)
+    }
+
+    #[inline]
+    fn next_bytes(&mut self) -> Option<&[u8]> {
+        match &mut self.from {
+            From::One(_) => None,
+            From::Listed(values) => values.next().copied(),
+            From::Sorted { partition, left } => {
+                let at = left.next()?;
+                partition.prefetch(at + 12);
+                Some(partition.pair(at).2)
+            }
+            From::Merging { groups, key } => match groups.next_value(key) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    READ_FAULT.replace(Some(error.into()));
+                    None
+                }
+            },
+        }
+    }
+}
+
+#[inline]
+fn decode<V: Value>(bytes: &[u8]) -> Option<V::Ref<'_>> {
+    let value = V::decode(bytes);
+    if value.is_none() {
+        READ_FAULT.replace(Some(undecodable()));
+    }
+    value
+}
+
+impl<J: MapReduce> Iterator for Values<'_, J> {
+    type Item = J::Value;
+
+    #[inline]
+    fn next(&mut self) -> Option<J::Value> {
+        if let From::One(value) = &mut self.from {
+            return value.take();
+        }
+        self.next_bytes().and_then(decode::<J::Value>).map(J::Value::own)
+    }
+}
+
+/// Takes the rows of one part.
+///
+/// How rows are written follows from the job's [`Output`](MapReduce::Output) type: see [`OutputType`].
+pub struct Output<'a, J: MapReduce> {
+    pub(crate) part: &'a mut PartWriter,
+    pub(crate) state: &'a mut <J::Output as OutputType<J>>::State,
+    pub(crate) fault: &'a mut Option<Fault>,
+}
+
+impl<J: MapReduce> Output<'_, J> {
+    /// Keeps the typed fault for the engine, and gives `reduce` an error to return.
+    pub(crate) fn check<T>(&mut self, result: Result<T, shardmill_datasets::sink::WriteError>) -> JobResult<T> {
+        result.map_err(|error| {
+            let message = error.to_string();
+            *self.fault = Some(error.into());
+            message.into()
+        })
+    }
+}
+
+/// Reduces partitions on all threads of the pool, each to a part that `path_of` names; returns what was written, in order.
+pub(crate) fn reduce_partitions<J: MapReduce>(
+    job: &J,
+    sources: &Sources<J>,
+    partitions: u32,
+    sink: &SinkSpec,
+    path_of: impl Fn(u32) -> std::path::PathBuf + Sync,
+    settings: &Settings,
+    pool: &ThreadPool,
+) -> Result<Vec<PartSummary>, Fault> {
+    call_hook("start", || job.start())?;
+    let next = AtomicU32::new(0);
+    let parts: Mutex<Vec<Option<PartSummary>>> = Mutex::new((0..partitions).map(|_| None).collect());
+    let results = pool.broadcast(|_| {
+        let mut reader = Reader::new(sources, partitions, job, settings);
+        loop {
+            let partition = next.fetch_add(1, Relaxed);
+            if partition >= partitions {
+                return Ok(());
+            }
+            // Combiners run while tables are merged; panics in `reduce` are caught closer by.
+            let reduced = catch(|| reduce_partition(job, &mut reader, partition, sink, &path_of(partition), settings))
+                .unwrap_or_else(|panic| Err(Fault::Panicked { phase: "combine", cause: panic.message }));
+            match reduced {
+                Ok(summary) => parts.lock().expect("no thread panics while it holds the list")[partition as usize] = Some(summary),
+                Err(fault) => {
+                    next.store(partitions, Relaxed);
+                    return Err(fault);
+                }
+            }
+            settings.progress.reduced_partitions.fetch_add(1, Relaxed);
+        }
+    });
+    results.into_iter().collect::<Result<Vec<()>, Fault>>()?;
+    call_hook("finish", || job.finish())?;
+    let parts = parts.into_inner().expect("no thread panics while it holds the list");
+    Ok(parts.into_iter().map(|part| part.expect("every partition was reduced")).collect())
+}
+
+fn reduce_partition<J: MapReduce>(
+    job: &J,
+    reader: &mut Reader<'_, J>,
+    partition: u32,
+    sink: &SinkSpec,
+    path: &Path,
+    settings: &Settings,
+) -> Result<PartSummary, Fault> {
+    let mut part = PartWriter::create(path, sink)?;
+    let mut state = <J::Output as OutputType<J>>::begin(job);
+    let mut scratch = Bump::new();
+    let (mut groups, mut fault) = (0u64, None);
+    reader.for_each_group(partition, |bytes, values| {
+        groups += 1;
+        if groups % 4096 == 0 && settings.progress.is_interrupted() {
+            return Err(Fault::Interrupted);
+        }
+        let outcome = catch(|| {
+            let key = J::Key::decode(bytes, &scratch)?;
+            let mut output = Output { part: &mut part, state: &mut state, fault: &mut fault };
+            job.reduce(key, values, &mut output)?;
+            <J::Output as OutputType<J>>::after_group(&mut output)
+        });
+        if let Some(fault) = fault.take().or_else(|| READ_FAULT.take()) {
+            return Err(fault);
+        }
+        let cause = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(panic.message),
+        };
+        if scratch.allocated_bytes() > 0 {
+            scratch.reset();
+        }
+        cause.map_or(Ok(()), |cause| Err(Fault::ReduceFailed { key: show_key(bytes), cause }))
+    })?;
+    let mut output = Output::<J> { part: &mut part, state: &mut state, fault: &mut fault };
+    let ended = <J::Output as OutputType<J>>::end(&mut output);
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    ended.map_err(|error| Fault::Unwritable { path: path.into(), detail: error.to_string() })?;
+    let summary = part.finish(settings.durable)?;
+    settings.progress.groups.fetch_add(groups, Relaxed);
+    settings.progress.output_bytes.fetch_add(summary.bytes, Relaxed);
+    Ok(summary)
+}
+
+/// A key for a person: as text where it is some, else in hexadecimal.
+fn show_key(bytes: &[u8]) -> String {
+    let shown = &bytes[..bytes.len().min(200)];
+    match std::str::from_utf8(shown) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),
+        _ => shown.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+    }
+}

@@ -1,0 +1,328 @@
+//! What mapping has left, read back partition by partition, group by group.
+//!
+//! While everything fits, groups come straight from the threads' tables or buffers. Once something was spilled, the rest is spilled too, and
+//! groups come from a merge of all runs; where there are more runs than may be merged at once, neighbours are merged first. Either
+//! way the groups are the same: keys ascending, and under each the one folded value, or the values in the order of the input.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use shardmill_datasets::merge::{Merge, Source};
+use shardmill_datasets::run::{Layout, Run, RunError, RunWriter, SegmentReader};
+
+use super::buffer::{SortBuffer, SortedPartition};
+use super::collect::{Collector, Pair, Partitioner, Store};
+use super::table::{Entry, Table};
+use super::{Settings, Values};
+use crate::combine::Combine;
+use crate::fault::Fault;
+use crate::job::MapReduce;
+use crate::value::Value;
+
+/// The output of a map phase, ready to be read.
+pub(crate) enum Sources<J: MapReduce> {
+    /// One table per thread. Their values are given up: each partition takes its own.
+    Tables(Vec<Table<J::Value, J::Combine>>),
+    /// One buffer per thread, divided by partition.
+    Buffers(Vec<SortBuffer>),
+    /// All runs, in the order of their making.
+    Runs(Vec<Run>),
+    /// All pairs in input order: what the naive reference in `testing` reads.
+    Pairs(Vec<Pair>, Partitioner),
+}
+
+/// What a thread keeps from one partition to the next.
+pub(crate) struct Reader<'a, J: MapReduce> {
+    sources: &'a Sources<J>,
+    partitions: u32,
+    job: &'a J,
+    settings: &'a Settings,
+    entries: Vec<Entry>,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl<J: MapReduce> Sources<J> {
+    /// Makes what the threads have collected readable: as it is if that fits into memory with what reading it takes, else as runs.
+    pub(crate) fn new(mut collectors: Vec<Collector<J>>, partitioner: &Partitioner, settings: &Settings, pool: &ThreadPool) -> Result<Self, Fault> {
+        let partitions = partitioner.partitions();
+        let is_cut_by_hash = matches!(partitioner, Partitioner::Hash { .. });
+        let has_spilled = collectors.iter().any(Collector::has_spilled) || J::Combine::COMBINES && !is_cut_by_hash;
+        if !has_spilled {
+            pool.install(|| {
+                collectors.par_iter_mut().for_each(|collector| {
+                    if let Store::Buffer(buffer) = &mut collector.store {
+                        buffer.divide(partitions);
+                    }
+                });
+            });
+        }
+        if has_spilled || needed_bytes(&collectors, partitions, settings.threads) > settings.total_bytes {
+            let spilled: Result<(), Fault> = pool.install(|| collectors.par_iter_mut().try_for_each(Collector::spill_rest));
+            spilled?;
+            return Ok(Self::Runs(collectors.into_iter().flat_map(|collector| collector.into_parts().1).collect()));
+        }
+        let (mut tables, mut buffers) = (Vec::new(), Vec::new());
+        for collector in collectors {
+            match collector.into_parts().0 {
+                Store::Table(mut table) => {
+                    table.give_values_up();
+                    tables.push(table);
+                }
+                Store::Buffer(buffer) => buffers.push(buffer),
+                Store::Pairs(_) => unreachable!("pairs are not collected for this"),
+            }
+        }
+        // A thread that came too late for any shard has nothing.
+        tables.retain(|table| table.used() > 0);
+        Ok(if J::Combine::COMBINES { Self::Tables(tables) } else { Self::Buffers(buffers) })
+    }
+}
+
+/// Memory that holding and reading everything in memory takes.
+fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, threads: usize) -> usize {
+    let (mut held, mut keys, mut tables, mut largest) = (0, 0, 0, vec![0; partitions as usize]);
+    for collector in collectors {
+        match &collector.store {
+            Store::Table(table) => {
+                held += table.held_bytes();
+                keys += table.used();
+                tables += usize::from(table.used() > 0);
+            }
+            Store::Buffer(buffer) => {
+                held += buffer.held_bytes();
+                (0..partitions).for_each(|partition| largest[partition as usize] += buffer.partition(partition).len());
+            }
+            Store::Pairs(_) => {}
+        }
+    }
+    // Hashed keys spread evenly, give or take; a quarter more is never reached by more than a few.
+    let keys_each = keys / partitions as usize;
+    let merged = if tables > 1 { Table::<J::Value, J::Combine>::bytes_for(keys_each + keys_each / 4 + 64) } else { keys_each * 16 };
+    let sorted = SortedPartition::bytes_for(largest.into_iter().max().unwrap_or(0));
+    held + threads.min(partitions as usize) * (merged + sorted)
+}
+
+impl<'a, J: MapReduce> Reader<'a, J> {
+    pub(crate) fn new(sources: &'a Sources<J>, partitions: u32, job: &'a J, settings: &'a Settings) -> Self {
+        Self { sources, partitions, job, settings, entries: Vec::new(), key: Vec::new(), value: Vec::new() }
+    }
+
+    /// Calls `each` with every group of `partition`, keys ascending.
+    ///
+    /// No partition may be read twice: tables hand their values out.
+    pub(crate) fn for_each_group(&mut self, partition: u32, mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>) -> Result<(), Fault> {
+        match self.sources {
+            Sources::Tables(tables) => match tables.as_slice() {
+                [] => Ok(()),
+                [table] => {
+                    table.sorted_partition(partition, self.partitions, &mut self.entries);
+                    // SAFETY: each partition is read once, and the values are given up.
+                    unsafe { table.take(&self.entries, |key, value| each(key, Values::one(value))) }
+                }
+                tables => {
+                    let most = tables.iter().map(|table| table.count_partition(partition, self.partitions)).max().unwrap_or(0);
+                    let merged = Table::new(self.job.combiner(), most + most / 8, usize::MAX).map_err(out_of_memory)?;
+                    let mut merged = merged.for_one_partition(self.partitions);
+                    for table in tables {
+                        // SAFETY: each partition is read once, and the values are given up.
+                        unsafe { table.move_partition(partition, self.partitions, &mut merged) };
+                    }
+                    let _ = merged.settle();
+                    merged.sorted(&mut self.entries);
+                    merged.give_values_up();
+                    // SAFETY: all entries are listed once, and the values are given up.
+                    unsafe { merged.take(&self.entries, |key, value| each(key, Values::one(value))) }
+                }
+            },
+            Sources::Buffers(buffers) => {
+                let sorted = SortedPartition::new(buffers, partition);
+                let mut start = 0;
+                while start < sorted.len() {
+                    let end = sorted.group_end(start);
+                    each(sorted.pair(start).0, Values::sorted(&sorted, start..end))?;
+                    start = end;
+                }
+                Ok(())
+            }
+            Sources::Runs(runs) => self.merge(runs, partition, each),
+            Sources::Pairs(pairs, partitioner) => {
+                let mut groups: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
+                for (key, value) in pairs.iter().filter(|(key, _)| partitioner.partition(key) == partition) {
+                    groups.entry(key).or_default().push(value);
+                }
+                for (key, values) in groups {
+                    if J::Combine::COMBINES {
+                        let owned = values.iter().map(|bytes| J::Value::decode(bytes).map(J::Value::own).ok_or_else(undecodable));
+                        let owned = owned.collect::<Result<Vec<_>, Fault>>()?;
+                        let combiner = self.job.combiner();
+                        let folded = owned.into_iter().reduce(|mut sum, next| {
+                            combiner.combine(&mut sum, next);
+                            sum
+                        });
+                        each(key, Values::one(folded.expect("a group has a value")))?;
+                    } else {
+                        each(key, Values::listed(&values))?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Calls `each` with the groups of one partition of all runs.
+    fn merge(&mut self, runs: &[Run], partition: u32, mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>) -> Result<(), Fault> {
+        let part = partition as usize;
+        let mut segments: Vec<(Run, usize)> =
+            runs.iter().filter(|run| run.segments()[part].records > 0).map(|run| (run.clone(), part)).collect();
+        let mut passes = 1;
+        let mut files: Vec<PathBuf> = Vec::new();
+        loop {
+            let largest = segments.iter().map(|(run, _)| run.largest_block()).max().unwrap_or(1);
+            let fan_in = (self.settings.merge_bytes / largest).clamp(2, self.settings.fan_in.max(2));
+            if segments.len() <= fan_in {
+                break;
+            }
+            let path = self.settings.temp_directory.join(format!("merge-{partition}-{passes}"));
+            segments = self.merge_neighbours(&segments, fan_in, path.clone())?;
+            // What the pass before has written is read.
+            files.drain(..).try_for_each(|path| remove(&path))?;
+            files.push(path);
+            passes += 1;
+        }
+        self.settings.progress.merge_passes.fetch_max(passes, Relaxed);
+        let mut groups = Groups::new(self.open(&segments), std::mem::take(&mut self.key))?;
+        while groups.next_group()? {
+            if J::Combine::COMBINES {
+                let value = fold_group(&self.job.combiner(), &mut groups)?;
+                let key = std::mem::take(&mut groups.key);
+                let result = each(&key, Values::one(value));
+                groups.key = key;
+                result?;
+            } else {
+                let key = std::mem::take(&mut groups.key);
+                let result = each(&key, Values::merging(&mut groups, &key));
+                groups.finish_group(&key)?;
+                groups.key = key;
+                result?;
+            }
+            if self.settings.progress.is_interrupted() {
+                return Err(Fault::Interrupted);
+            }
+        }
+        self.key = std::mem::take(&mut groups.key);
+        files.iter().try_for_each(|path| remove(path))
+    }
+
+    fn open(&self, segments: &[(Run, usize)]) -> Vec<SegmentReader> {
+        let buffer_bytes = (self.settings.merge_bytes / segments.len().max(1)).min(1 << 20);
+        segments.iter().map(|(run, partition)| run.read(*partition, buffer_bytes)).collect()
+    }
+
+    /// One pass: merges groups of up to `fan_in` neighbours each to one segment, all in one file.
+    fn merge_neighbours(&mut self, segments: &[(Run, usize)], fan_in: usize, path: PathBuf) -> Result<Vec<(Run, usize)>, Fault> {
+        let layout = Layout { sequenced: !J::Combine::COMBINES, digested: false };
+        let mut writer = RunWriter::create(&path, layout, self.settings.block_bytes)?;
+        let mut merged = Vec::new();
+        for neighbours in segments.chunks(fan_in) {
+            if J::Combine::COMBINES {
+                let mut groups = Groups::new(self.open(neighbours), std::mem::take(&mut self.key))?;
+                while groups.next_group()? {
+                    let value: J::Value = fold_group(&self.job.combiner(), &mut groups)?;
+                    self.value.clear();
+                    value.encode(&mut self.value);
+                    writer.push(&groups.key, 0, &self.value)?;
+                }
+                self.key = groups.key;
+            } else {
+                let mut merge = Merge::new(self.open(neighbours))?;
+                while let Some(head) = merge.head() {
+                    writer.push(head.key(), head.sequence(), head.value())?;
+                    merge.advance()?;
+                }
+            }
+            if self.settings.progress.is_interrupted() {
+                return Err(Fault::Interrupted);
+            }
+            writer.end_segment()?;
+            merged.push((writer.end_run()?, 0));
+        }
+        Ok(merged)
+    }
+}
+
+/// Folds the values of a merge's current group to one.
+fn fold_group<V: Value, C: Combine<V>>(combiner: &C, groups: &mut Groups) -> Result<V, Fault> {
+    let mut sum: Option<V> = None;
+    let key = std::mem::take(&mut groups.key);
+    while let Some(bytes) = groups.next_value(&key)? {
+        let value = V::own(V::decode(bytes).ok_or_else(undecodable)?);
+        match &mut sum {
+            None => sum = Some(value),
+            Some(sum) => crate::catch::combining(|| combiner.combine(sum, value)),
+        }
+    }
+    groups.key = key;
+    Ok(sum.expect("a group has a value"))
+}
+
+/// A spilled value cannot be read back although its block is whole: its type does not read what it writes.
+pub(crate) fn undecodable() -> Fault {
+    Fault::Panicked { phase: "reading values back", cause: "the value's Deserialize does not read what its Serialize writes".to_owned() }
+}
+
+fn out_of_memory(error: std::io::Error) -> Fault {
+    Fault::Panicked { phase: "merging", cause: format!("the system refuses memory: {error}") }
+}
+
+fn remove(path: &PathBuf) -> Result<(), Fault> {
+    fs::remove_file(path).map_err(|source| Fault::disk(path, source))
+}
+
+/// The groups of a merge, one value at a time: a group larger than memory streams through.
+pub(crate) struct Groups {
+    merge: Merge<SegmentReader>,
+    /// The current group's key.
+    key: Vec<u8>,
+    /// The record at the head was handed out, and the next one is to be fetched.
+    is_spent: bool,
+}
+
+impl Groups {
+    fn new(sources: Vec<SegmentReader>, mut key: Vec<u8>) -> Result<Self, RunError> {
+        key.clear();
+        Ok(Self { merge: Merge::new(sources)?, key, is_spent: false })
+    }
+
+    /// Goes on to the next group; false at the end. The group before must be read to its end.
+    fn next_group(&mut self) -> Result<bool, RunError> {
+        let Some(head) = self.merge.head() else { return Ok(false) };
+        self.key.clear();
+        self.key.extend_from_slice(head.key());
+        Ok(true)
+    }
+
+    /// The next value of the group with this key; after the last one, nothing.
+    pub(crate) fn next_value(&mut self, key: &[u8]) -> Result<Option<&[u8]>, RunError> {
+        if std::mem::take(&mut self.is_spent) {
+            self.merge.advance()?;
+        }
+        match self.merge.head() {
+            Some(head) if head.key() == key => {
+                self.is_spent = true;
+                Ok(Some(head.value()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads over what `reduce` has left of a group.
+    fn finish_group(&mut self, key: &[u8]) -> Result<(), RunError> {
+        while self.next_value(key)?.is_some() {}
+        Ok(())
+    }
+}

@@ -1,0 +1,503 @@
+//! The combine table: one value per key, folded as pairs are emitted.
+//!
+//! Open addressing with linear probing. A slot holds a short key's bytes, the value, and one word with the hash and the key's length;
+//! keys of more than 16 bytes lie in an arena. The hash's top bits are the place in the table, so slots are in hash order but for
+//! collisions, a partition is one stretch of slots, and nothing is scattered when the table is read.
+//!
+//! A probe of a large table misses every cache. So a pair first waits in a small ring while its slot is fetched, and is folded when
+//! `RING` further pairs have come (what the wait is worth: see the performance notes in the README).
+//!
+//! The table does not decide what happens when it is full: `push` says so, and its owner drains it (`collect.rs`).
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use super::arena::{Address, Arena};
+use super::hash::{first_hash_of, hash_long, hash_words, partition_of};
+use super::pages::Pages;
+use super::words16::{load_words, load_words_padded};
+use crate::catch::combining;
+use crate::combine::Combine;
+use shardmill_datasets::merge::prefix;
+
+/// Pairs that wait for their slots.
+const RING: usize = 32;
+/// Slots behind the last index, where probes that run over the end go on. The very last is never filled.
+const OVERRUN: usize = 64;
+/// The tag of keys that lie in the arena; short keys have their length + 1 there, empty slots nothing.
+const LONG: u64 = 0xFF;
+const TAG: u64 = 0xFF;
+/// Bytes of long keys that may wait in the ring.
+const STAGED_BYTES: usize = 256 << 10;
+
+/// An entry: in the table, or waiting for it.
+struct Slot<V> {
+    /// The key's first eight bytes, or a long key's arena address (in the ring: offset in `staged`).
+    low: u64,
+    /// The next eight bytes, or a long key's length.
+    high: u64,
+    /// Hash and tag; zero in an empty slot.
+    meta: u64,
+    /// Initialised where `meta` is not zero.
+    value: MaybeUninit<V>,
+}
+
+impl<V> Slot<V> {
+    const EMPTY: Self = Self { low: 0, high: 0, meta: 0, value: MaybeUninit::uninit() };
+}
+
+/// What a push left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Room {
+    /// There is room for more.
+    Left,
+    /// The table has reached its limit and should be drained soon.
+    Full,
+}
+
+/// One value per key.
+pub(crate) struct Table<V, C> {
+    pages: Pages,
+    /// Indexable slots: a power of two; `OVERRUN` more follow.
+    slots: usize,
+    shift: u32,
+    used: usize,
+    /// From this many entries on the table grows or is full.
+    grow_at: usize,
+    limit_bytes: usize,
+    ring: Box<[Slot<V>; RING]>,
+    next: usize,
+    staged: Vec<u8>,
+    arena: Arena,
+    /// Hashes are multiplied by this first: the number of partitions in a table that holds one partition only, else 1.
+    spread: u64,
+    /// The values are no longer the table's: nothing is dropped with it.
+    taken: bool,
+    combiner: C,
+}
+
+/// An entry's place, with the first eight bytes of its key: what is sorted instead of entries.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    prefix: u64,
+    slot: u32,
+}
+
+impl<V, C: Combine<V>> Table<V, C> {
+    /// An empty table that takes at most about `limit_bytes`, and at least what `expected` entries need.
+    pub(crate) fn new(combiner: C, expected: usize, limit_bytes: usize) -> io::Result<Self> {
+        let slots = (expected * 2).next_power_of_two().max(64);
+        Ok(Self {
+            pages: Self::allocate(slots)?,
+            slots,
+            shift: 64 - slots.trailing_zeros(),
+            used: 0,
+            grow_at: slots / 2,
+            limit_bytes,
+            ring: Box::new([const { Slot::EMPTY }; RING]),
+            next: 0,
+            staged: Vec::new(),
+            arena: Arena::new((limit_bytes / 16).clamp(64 << 10, 16 << 20)),
+            spread: 1,
+            taken: false,
+            combiner,
+        })
+    }
+
+    /// Makes this the table of one out of `partitions` partitions: the hash's top, the same in all its keys, is shifted out.
+    pub(crate) fn for_one_partition(mut self, partitions: u32) -> Self {
+        self.spread = u64::from(partitions);
+        self
+    }
+
+    fn allocate(slots: usize) -> io::Result<Pages> {
+        Pages::zeroed((slots + OVERRUN) * size_of::<Slot<V>>())
+    }
+
+    /// Memory for a table of this many entries.
+    pub(crate) fn bytes_for(entries: usize) -> usize {
+        ((entries * 2).next_power_of_two().max(64) + OVERRUN) * size_of::<Slot<V>>() + entries * size_of::<Entry>()
+    }
+
+    /// Memory that the table holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.pages.bytes() + self.arena.held_bytes() + self.staged.capacity()
+    }
+
+    /// Number of keys, those in the ring aside.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: usize) -> *mut Slot<V> {
+        debug_assert!(index < self.slots + OVERRUN);
+        // SAFETY: callers keep `index` below `slots + OVERRUN` (`start_of` yields less than `slots`, walks stop at the last slot,
+        // which is never filled), and the pages hold that many slots, aligned, as zeroes or as written.
+        unsafe { self.pages.start().cast::<Slot<V>>().add(index) }
+    }
+
+    #[inline(always)]
+    fn start_of(&self, meta: u64) -> usize {
+        (meta.wrapping_mul(self.spread) >> self.shift) as usize
+    }
+
+    /// Folds `value` in under `key`. From every address within `readable`, 16 bytes must be readable.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, key: &[u8], value: V, readable: (*const u8, *const u8)) -> Room {
+        if key.len() > 16 {
+            return self.push_long(key, value);
+        }
+        let start = key.as_ptr();
+        let (low, high) = if start >= readable.0 && start < readable.1 {
+            // SAFETY: the caller's block is readable for 16 bytes from every address in this range.
+            unsafe { load_words_padded(start, key.len()) }
+        } else {
+            load_words(key)
+        };
+        self.enqueue(Slot { low, high, meta: hash_words(low, high) | (key.len() as u64 + 1), value: MaybeUninit::new(value) })
+    }
+
+    #[inline(never)]
+    fn push_long(&mut self, key: &[u8], value: V) -> Room {
+        let mut room = Room::Left;
+        if self.staged.len() + key.len() > STAGED_BYTES {
+            room = self.settle();
+        }
+        let staged = self.staged.len() as u64;
+        self.staged.extend_from_slice(key);
+        let meta = hash_long(key) | LONG;
+        match self.enqueue(Slot { low: staged, high: key.len() as u64, meta, value: MaybeUninit::new(value) }) {
+            Room::Full => Room::Full,
+            Room::Left => room,
+        }
+    }
+
+    /// Lets a pair wait for its slot, and folds the one that has waited longest.
+    #[inline(always)]
+    fn enqueue(&mut self, pair: Slot<V>) -> Room {
+        prefetch(self.slot(self.start_of(pair.meta)));
+        let place = self.next % RING;
+        self.next = self.next.wrapping_add(1);
+        let waited = std::mem::replace(&mut self.ring[place], pair);
+        if waited.meta == 0 { Room::Left } else { self.fold_in(waited) }
+    }
+
+    /// Folds all waiting pairs in.
+    pub(crate) fn settle(&mut self) -> Room {
+        let mut room = Room::Left;
+        for offset in 0..RING {
+            let waited = std::mem::replace(&mut self.ring[(self.next.wrapping_add(offset)) % RING], Slot::EMPTY);
+            if waited.meta != 0 && self.fold_in(waited) == Room::Full {
+                room = Room::Full;
+            }
+        }
+        self.staged.clear();
+        room
+    }
+
+    #[inline(always)]
+    fn fold_in(&mut self, pair: Slot<V>) -> Room {
+        if pair.meta & TAG == LONG {
+            return self.fold_long(pair);
+        }
+        let mut index = self.start_of(pair.meta);
+        loop {
+            // SAFETY: see `slot`; nothing else refers to the slot while it is looked at.
+            let slot = unsafe { &mut *self.slot(index) };
+            if slot.meta == pair.meta && slot.low == pair.low && slot.high == pair.high {
+                // SAFETY: an entry with a tag has a value, in the table and in the ring alike.
+                let (sum, next) = unsafe { (slot.value.assume_init_mut(), pair.value.assume_init()) };
+                combining(|| self.combiner.combine(sum, next));
+                return Room::Left;
+            }
+            if slot.meta == 0 {
+                return self.insert(index, pair);
+            }
+            index += 1;
+        }
+    }
+
+    #[inline(never)]
+    fn fold_long(&mut self, pair: Slot<V>) -> Room {
+        let staged = pair.low as usize..pair.low as usize + pair.high as usize;
+        let mut index = self.start_of(pair.meta);
+        loop {
+            // SAFETY: as in `fold_in`.
+            let slot = unsafe { &mut *self.slot(index) };
+            if slot.meta == 0 {
+                let (address, room) = match self.arena.claim(staged.len()) {
+                    Ok(claimed) => claimed,
+                    Err(error) => out_of_memory(&error),
+                };
+                room.copy_from_slice(&self.staged[staged]);
+                let room = self.insert(index, Slot { low: address.0, ..pair });
+                return if self.held_bytes() > self.limit_bytes { Room::Full } else { room };
+            }
+            if slot.meta == pair.meta && slot.high == pair.high {
+                // SAFETY: a long key's slot holds the address and length of its own claim.
+                let key = unsafe { self.arena.get(Address(slot.low), slot.high as usize) };
+                if *key == self.staged[staged.clone()] {
+                    // SAFETY: as in `fold_in`.
+                    let (sum, next) = unsafe { (slot.value.assume_init_mut(), pair.value.assume_init()) };
+                    combining(|| self.combiner.combine(sum, next));
+                    return Room::Left;
+                }
+            }
+            index += 1;
+        }
+    }
+
+    /// Puts an entry into the empty slot that its probe found.
+    #[inline(always)]
+    fn insert(&mut self, index: usize, entry: Slot<V>) -> Room {
+        if index + 1 == self.slots + OVERRUN {
+            return self.insert_after_growing(entry);
+        }
+        // SAFETY: see `slot`; an empty slot holds no value that would have to be dropped.
+        unsafe { self.slot(index).write(entry) };
+        self.used += 1;
+        if self.used < self.grow_at { Room::Left } else { self.grow_or_say_full() }
+    }
+
+    /// A probe ran to the very end: whatever the limit, only a larger table can take the entry.
+    #[cold]
+    fn insert_after_growing(&mut self, entry: Slot<V>) -> Room {
+        self.grow(self.slots * 2);
+        let mut index = self.start_of(entry.meta);
+        // SAFETY: see `slot`.
+        while unsafe { (*self.slot(index)).meta } != 0 {
+            index += 1;
+        }
+        let room = self.insert(index, entry);
+        if self.held_bytes() > self.limit_bytes { Room::Full } else { room }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow_or_say_full(&mut self) -> Room {
+        let bytes = |slots: usize| (slots + OVERRUN) * size_of::<Slot<V>>();
+        // While it is small, a table grows fourfold; old and new stand side by side for a moment, and the limit covers both.
+        let rest = self.held_bytes() + self.used * size_of::<Entry>();
+        for factor in [4, 2] {
+            if bytes(self.slots * factor) + rest <= self.limit_bytes {
+                self.grow(self.slots * factor);
+                return Room::Left;
+            }
+        }
+        // No larger table is allowed. This one still takes entries up to three quarters, less what their long keys need.
+        if self.used >= self.slots / 4 * 3 || rest > self.limit_bytes {
+            return Room::Full;
+        }
+        self.grow_at = self.used + (self.slots / 64).max(1);
+        Room::Left
+    }
+
+    fn grow(&mut self, slots: usize) {
+        let pages = match Self::allocate(slots) {
+            Ok(pages) => pages,
+            Err(error) => out_of_memory(&error),
+        };
+        let old_slots = self.slots;
+        let old = std::mem::replace(&mut self.pages, pages);
+        (self.slots, self.shift, self.grow_at) = (slots, 64 - slots.trailing_zeros(), slots / 2);
+        for old_index in 0..old_slots + OVERRUN {
+            // SAFETY: `old` holds `old_slots + OVERRUN` slots; each entry is moved out once, and `old` is unmapped without dropping.
+            let entry = unsafe { old.start().cast::<Slot<V>>().add(old_index).read() };
+            if entry.meta != 0 {
+                let mut index = self.start_of(entry.meta);
+                // SAFETY: see `slot`. Entries come nearly in the order of the new table, at half its load at most: a run that would
+                // reach the end needs `OVERRUN` keys with the same hash, which is answered by growing again.
+                while unsafe { (*self.slot(index)).meta } != 0 {
+                    index += 1;
+                    assert!(index + 1 < self.slots + OVERRUN, "more than {OVERRUN} keys share one hash");
+                }
+                // SAFETY: see `slot`.
+                unsafe { self.slot(index).write(entry) };
+            }
+        }
+    }
+
+    /// The key of the entry in `slot`.
+    fn key<'a>(&'a self, slot: &'a Slot<V>) -> KeyBytes<'a> {
+        if slot.meta & TAG == LONG {
+            // SAFETY: a long key's slot holds the address and length of its own claim.
+            KeyBytes::Long(unsafe { self.arena.get(Address(slot.low), slot.high as usize) })
+        } else {
+            let bytes = (u128::from(slot.low) | u128::from(slot.high) << 64).to_le_bytes();
+            KeyBytes::Short(bytes, (slot.meta & TAG) as usize - 1)
+        }
+    }
+
+    /// The slots in which the entries of `partition` lie, with those of neighbours among them at the edges.
+    fn stretch(&self, partition: u32, partitions: u32) -> std::ops::Range<usize> {
+        let start = self.start_of(first_hash_of(partition, partitions));
+        let mut end = if partition + 1 == partitions { self.slots } else { self.start_of(first_hash_of(partition + 1, partitions)) + 1 };
+        // Probes of the last keys may have run on.
+        // SAFETY: see `slot`; the last slot is empty.
+        while unsafe { (*self.slot(end)).meta } != 0 {
+            end += 1;
+        }
+        start..end
+    }
+
+    /// Lists the entries of one partition in the order of their keys. The ring must be settled.
+    pub(crate) fn sorted_partition(&self, partition: u32, partitions: u32, out: &mut Vec<Entry>) {
+        debug_assert_eq!(self.spread, 1);
+        self.list(self.stretch(partition, partitions), |meta| partition_of(meta & !TAG, partitions) == partition, out);
+    }
+
+    /// Lists all entries in the order of their keys. The ring must be settled.
+    pub(crate) fn sorted(&self, out: &mut Vec<Entry>) {
+        self.list(0..self.slots + OVERRUN, |_| true, out);
+    }
+
+    fn list(&self, slots: std::ops::Range<usize>, belongs: impl Fn(u64) -> bool, out: &mut Vec<Entry>) {
+        out.clear();
+        for index in slots {
+            // SAFETY: see `slot`.
+            let slot = unsafe { &*self.slot(index) };
+            if slot.meta != 0 && belongs(slot.meta) {
+                let prefix = if slot.meta & TAG == LONG {
+                    // SAFETY: a long key has at least eight bytes at its address.
+                    prefix(unsafe { self.arena.get(Address(slot.low), 8) })
+                } else {
+                    slot.low.swap_bytes()
+                };
+                out.push(Entry { prefix, slot: index as u32 });
+            }
+        }
+        out.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| self.entry_key(a).as_bytes().cmp(self.entry_key(b).as_bytes())));
+    }
+
+    fn entry_key(&self, entry: &Entry) -> KeyBytes<'_> {
+        // SAFETY: see `slot`; entries are listed from this table.
+        self.key(unsafe { &*self.slot(entry.slot as usize) })
+    }
+
+    /// Hands out the entries in `entries`, in their order, with key and value; the table's own copies count as gone.
+    ///
+    /// # Safety
+    /// Every entry must come from this table and be taken once, and the table must be cleared or forgotten before anything else is
+    /// done with it.
+    pub(crate) unsafe fn take<E>(&self, entries: &[Entry], mut each: impl FnMut(&[u8], V) -> Result<(), E>) -> Result<(), E> {
+        for (place, entry) in entries.iter().enumerate() {
+            if let Some(later) = entries.get(place + 8) {
+                prefetch(self.slot(later.slot as usize));
+            }
+            // SAFETY: the caller takes each entry once, so the value is moved out once.
+            let (slot, value) = unsafe { (&*self.slot(entry.slot as usize), (*self.slot(entry.slot as usize)).value.assume_init_read()) };
+            each(self.key(slot).as_bytes(), value)?;
+        }
+        Ok(())
+    }
+
+    /// Folds the entries of one partition into `into`, a table for that partition.
+    ///
+    /// # Safety
+    /// No partition may be moved twice, and the table must be cleared or forgotten before anything else is done with it.
+    pub(crate) unsafe fn move_partition(&self, partition: u32, partitions: u32, into: &mut Self) {
+        for index in self.stretch(partition, partitions) {
+            // SAFETY: see `slot`.
+            let slot = unsafe { &*self.slot(index) };
+            if slot.meta == 0 || partition_of(slot.meta & !TAG, partitions) != partition {
+                continue;
+            }
+            // SAFETY: the value is moved out once, by the caller's promise.
+            let value = MaybeUninit::new(unsafe { slot.value.assume_init_read() });
+            let mut low = slot.low;
+            if slot.meta & TAG == LONG {
+                if into.staged.len() > STAGED_BYTES {
+                    let _ = into.settle();
+                }
+                low = into.staged.len() as u64;
+                // SAFETY: a long key's slot holds the address and length of its own claim.
+                into.staged.extend_from_slice(unsafe { self.arena.get(Address(slot.low), slot.high as usize) });
+            }
+            let _ = into.enqueue(Slot { low, high: slot.high, meta: slot.meta, value });
+        }
+    }
+
+    /// Gives the values up: from now on they leave through `take` and `move_partition`, and what does not is leaked.
+    pub(crate) fn give_values_up(&mut self) {
+        self.taken = true;
+    }
+
+    /// The number of entries in one partition, at most.
+    pub(crate) fn count_partition(&self, partition: u32, partitions: u32) -> usize {
+        // SAFETY: see `slot`.
+        self.stretch(partition, partitions).filter(|index| unsafe { (*self.slot(*index)).meta } != 0).count()
+    }
+
+    /// Empties the table without dropping the values, which must have been taken; what waits in the ring stays.
+    pub(crate) fn clear_taken(&mut self) {
+        // SAFETY: all slots, as `allocate` sized them; zero is what an empty slot looks like.
+        unsafe { self.pages.start().write_bytes(0, (self.slots + OVERRUN) * size_of::<Slot<V>>()) };
+        self.used = 0;
+        self.grow_at = self.slots / 2;
+        self.arena.clear();
+        self.taken = false;
+    }
+}
+
+impl<V, C> Drop for Table<V, C> {
+    fn drop(&mut self) {
+        if self.taken || !std::mem::needs_drop::<V>() {
+            return;
+        }
+        let table = self.pages.start().cast::<Slot<V>>();
+        for index in 0..self.slots + OVERRUN {
+            // SAFETY: the pages hold this many slots; an entry with a tag owns its value. (`clear_taken` removes the tags of entries
+            // whose values were taken.)
+            unsafe {
+                let slot = &mut *table.add(index);
+                if slot.meta != 0 {
+                    slot.value.assume_init_drop();
+                }
+            }
+        }
+        for slot in self.ring.iter_mut().filter(|slot| slot.meta != 0) {
+            // SAFETY: as above.
+            unsafe { slot.value.assume_init_drop() };
+        }
+    }
+}
+
+// SAFETY: a table owns its memory and its values alone; the raw addresses in slots are relative to its own arena.
+unsafe impl<V: Send, C: Send> Send for Table<V, C> {}
+// SAFETY: `&Table` reads keys; values leave through `take` and `move_partition` only, whose callers promise that no two take the same.
+unsafe impl<V: Send, C: Sync> Sync for Table<V, C> {}
+
+/// A key's bytes: a copy of a short one, a borrow of a long one.
+enum KeyBytes<'a> {
+    Short([u8; 16], usize),
+    Long(&'a [u8]),
+}
+
+impl KeyBytes<'_> {
+    #[inline(always)]
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes, length) => &bytes[..*length],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch(address.cast(), std::arch::x86_64::_MM_HINT_T0)
+    };
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
+
+/// The system gives no more memory although the budget allows it: like a failed `Vec` allocation, this ends the process.
+#[cold]
+fn out_of_memory(error: &io::Error) -> ! {
+    panic!("the system refuses memory for a combine table: {error}");
+}

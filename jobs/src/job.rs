@@ -1,0 +1,162 @@
+//! The trait that a job implements.
+
+use std::error::Error;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::combine::Combine;
+use crate::engine::{Emitter, Output, Values};
+use crate::key::Key;
+use crate::output::OutputType;
+use crate::shape::Shape;
+use crate::value::Value;
+
+/// What `map` and `reduce` return: any error will do, it is shown with the record or key that it came from.
+pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// The record that a job's `map` receives.
+pub type Record<'a, J> = <<J as MapReduce>::Input as Shape>::Record<'a>;
+/// The key as a job emits and reduces it.
+pub type KeyRef<'a, J> = <<J as MapReduce>::Key as Key>::Ref<'a>;
+/// The value as a job emits it.
+pub type ValueRef<'a, J> = <<J as MapReduce>::Value as Value>::Ref<'a>;
+
+/// How keys are spread over partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Partitioning {
+    /// By a fixed hash: partitions are of similar size whatever the keys, and in no order.
+    #[default]
+    Hash,
+    /// By ranges of keys, cut by a sample of the input: the parts, one after the other, are in the order of the keys.
+    Range,
+}
+
+/// Which columns of a tabular input a job reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Columns {
+    /// All of them.
+    #[default]
+    All,
+    /// Those with these names; a file that lacks one is refused before any work.
+    Named(Vec<String>),
+}
+
+/// What types the columns of text formats (CSV, TSV, JSON lines) get in a job that reads [`Batches`](crate::Batches).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ColumnTypes {
+    /// Inferred from a fixed prefix of the input.
+    #[default]
+    Inferred,
+    /// As given for the columns named; the others are inferred.
+    Given(SchemaRef),
+    /// All text.
+    Text,
+}
+
+/// A job: its fields are its parameters, its methods are its phases.
+///
+/// `map` is called for every record, in no order that could be relied on and on several threads at once; `reduce` once for every
+/// distinct key, in the order of the keys within a partition. Both must be deterministic: the same record gives the same pairs, the
+/// same key and values the same rows. Then the output is the same to the byte, whatever the threads, memory and failures.
+///
+/// ```
+/// use shardmill::prelude::*;
+///
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct WordCount {}
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct WordTotal { word: String, count: u64 }
+///
+/// impl MapReduce for WordCount {
+///     type Input = Lines;
+///     type Key = String;
+///     type Value = u64;
+///     type Combine = Sum;
+///     type Output = WordTotal;
+///
+///     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+///         words(line).for_each(|word| out.emit(word, 1));
+///         Ok(())
+///     }
+///
+///     fn reduce(&self, word: &str, counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+///         out.write(WordTotal { word: word.to_owned(), count: counts.sum() })
+///     }
+/// }
+/// # fn main() -> Result {
+/// let rows = shardmill::testing::run(WordCount {}, "to be or\nnot to be\n")?;
+/// assert_eq!(rows, "word,count\nbe,2\nnot,1\nor,1\nto,2\n");
+/// # Ok(())
+/// # }
+/// ```
+pub trait MapReduce: Sized + Send + Sync + 'static {
+    /// The shape of a record: [`Lines`](crate::Lines), [`Bytes`](crate::Bytes), [`Rows<T>`](crate::Rows),
+    /// [`Batches`](crate::Batches) or [`Any`](crate::Any).
+    type Input: Shape;
+    /// What pairs are grouped by.
+    type Key: Key;
+    /// What is emitted under a key.
+    type Value: Value;
+    /// How values are folded before they are reduced: [`Sum`](crate::Sum), [`Min`](crate::Min), [`Max`](crate::Max), one's own,
+    /// or [`NoCombine`](crate::NoCombine).
+    type Combine: Combine<Self::Value> + Default;
+    /// What `reduce` writes: any serde struct, or [`Table`](crate::Table) or [`Raw`](crate::Raw).
+    type Output: OutputType;
+
+    /// The job's version, shown by `describe`.
+    const VERSION: &'static str = "0.1.0";
+
+    /// Maps a record to any number of pairs, with `out.emit(key, value)`.
+    ///
+    /// An error or a panic makes this a bad record: nothing of it counts.
+    fn map(&self, record: Record<'_, Self>, out: &mut Emitter<'_, Self>) -> Result;
+
+    /// Reduces all values of a key to any number of rows, with `out.write(row)`.
+    ///
+    /// With a combiner there is exactly one value. An error or a panic ends the job and names the key.
+    fn reduce(&self, key: KeyRef<'_, Self>, values: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result;
+
+    /// Makes the combiner, where it needs the job's parameters.
+    fn combiner(&self) -> Self::Combine {
+        Self::Combine::default()
+    }
+
+    /// Which columns of a tabular input are read. [`Rows<T>`](crate::Rows) knows by itself.
+    fn columns(&self) -> Columns {
+        Columns::All
+    }
+
+    /// What types the columns of text formats get.
+    fn column_types(&self) -> ColumnTypes {
+        ColumnTypes::Inferred
+    }
+
+    /// Learns what the input looks like: called once in each process before anything else, with the same result everywhere.
+    ///
+    /// `schema` has the columns that are read, for tabular formats. An error ends the job before any work.
+    fn bind(&mut self, schema: Option<&SchemaRef>) -> Result {
+        let _ = schema;
+        Ok(())
+    }
+
+    /// How keys are spread over partitions.
+    fn partitioning(&self) -> Partitioning {
+        Partitioning::Hash
+    }
+
+    /// The columns of the output, for jobs that write a [`Table`](crate::Table). Called after `bind`.
+    fn output_schema(&self) -> Option<SchemaRef> {
+        None
+    }
+
+    /// Called before the first record or key of each attempt.
+    fn start(&self) -> Result {
+        Ok(())
+    }
+
+    /// Called after the last record or key of each attempt.
+    fn finish(&self) -> Result {
+        Ok(())
+    }
+}

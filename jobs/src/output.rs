@@ -1,0 +1,151 @@
+//! Outputs: what `reduce` writes, and how it becomes rows of a part.
+//!
+//! Any serde struct is a row: its fields are the columns, known from the type alone. [`Raw`] writes bytes or lines as they are. [`Table`]
+//! writes columns that are known only when the job is bound to its input.
+
+use std::marker::PhantomData;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shardmill_datasets::sink::{OutputFormat, schema_of};
+
+use crate::engine::Output;
+use crate::job::{MapReduce, Result};
+
+/// A kind of output. Implemented for every serde row, for [`Raw`] and for [`Table`]; job authors have nothing to implement.
+pub trait OutputType<J: MapReduce>: 'static {
+    /// What is kept for a part while it is written.
+    type State;
+
+    /// Begins a part.
+    fn begin(job: &J) -> Self::State;
+
+    /// The columns, or `None` where there are none. An error where they depend on the rows.
+    fn schema(job: &J) -> Result<Option<SchemaRef>>;
+
+    /// Whether this can be written in `format`.
+    fn fits(format: OutputFormat) -> bool;
+
+    /// Called after each group.
+    fn after_group(_: &mut Output<'_, J>) -> Result {
+        Ok(())
+    }
+
+    /// Called after the last group.
+    fn end(_: &mut Output<'_, J>) -> Result {
+        Ok(())
+    }
+}
+
+impl<J: MapReduce, T: Serialize + DeserializeOwned + 'static> OutputType<J> for T {
+    type State = ();
+
+    fn begin(_: &J) {}
+
+    fn schema(_: &J) -> Result<Option<SchemaRef>> {
+        Ok(Some(schema_of::<T>()?.into()))
+    }
+
+    fn fits(format: OutputFormat) -> bool {
+        !matches!(format, OutputFormat::Text | OutputFormat::Bytes)
+    }
+}
+
+impl<J: MapReduce> Output<'_, J>
+where
+    J::Output: Serialize,
+{
+    /// Writes a row.
+    #[inline]
+    pub fn write(&mut self, row: J::Output) -> Result {
+        let written = self.part.write_row(&row);
+        self.check(written)
+    }
+}
+
+/// Output as bytes (`--output-format bytes`) or lines (`text`), with no columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw;
+
+impl<J: MapReduce> OutputType<J> for Raw {
+    type State = ();
+
+    fn begin(_: &J) {}
+
+    fn schema(_: &J) -> Result<Option<SchemaRef>> {
+        Ok(None)
+    }
+
+    fn fits(format: OutputFormat) -> bool {
+        matches!(format, OutputFormat::Text | OutputFormat::Bytes)
+    }
+}
+
+impl<J: MapReduce<Output = Raw>> Output<'_, J> {
+    /// Writes a record: in `bytes` as it is, in `text` with a line end behind it.
+    #[inline]
+    pub fn write_record(&mut self, record: &[u8]) -> Result {
+        let written = self.part.write_record(record);
+        self.check(written)
+    }
+}
+
+/// Gathers rows to batches, for jobs that write a [`Table`].
+pub trait Rows<J>: 'static {
+    /// Begins a part.
+    fn new(job: &J) -> Self;
+    /// The number of rows gathered.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Takes the rows gathered, as a batch of the job's output schema.
+    fn take(&mut self) -> Result<RecordBatch>;
+}
+
+/// Output with columns that follow from the job's parameters and input: [`MapReduce::output_schema`] says which.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<R>(PhantomData<R>);
+
+/// Rows are passed on to the part in batches of this many.
+const BATCH_ROWS: usize = 4096;
+
+impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> OutputType<J> for Table<R> {
+    type State = R;
+
+    fn begin(job: &J) -> R {
+        R::new(job)
+    }
+
+    fn schema(job: &J) -> Result<Option<SchemaRef>> {
+        job.output_schema().map(Some).ok_or_else(|| "the job writes a table but names no columns (`output_schema`)".into())
+    }
+
+    fn fits(format: OutputFormat) -> bool {
+        !matches!(format, OutputFormat::Text | OutputFormat::Bytes)
+    }
+
+    fn after_group(out: &mut Output<'_, J>) -> Result {
+        if out.state.len() >= BATCH_ROWS { Self::end(out) } else { Ok(()) }
+    }
+
+    fn end(out: &mut Output<'_, J>) -> Result {
+        if out.state.is_empty() {
+            return Ok(());
+        }
+        let batch = out.state.take()?;
+        let written = out.part.write_batch(&batch);
+        out.check(written)
+    }
+}
+
+impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> Output<'_, J> {
+    /// The rows that are being gathered, to add to.
+    #[inline]
+    pub fn rows(&mut self) -> &mut R {
+        self.state
+    }
+}

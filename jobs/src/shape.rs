@@ -1,0 +1,299 @@
+//! Shapes: what a record looks like to `map`, whatever the file's format.
+//!
+//! A job names the shape that it wants; the format and compression of a file follow from its name or from `--input-format`.
+//!
+//! | shape | a record is | formats |
+//! |---|---|---|
+//! | [`Lines`] | `&str`, a line without its end | text, JSON lines |
+//! | [`Bytes`] | `&[u8]`, a line, a raw CSV record, or N bytes | text, JSON lines, CSV, TSV, `fixed:N` |
+//! | [`Rows<T>`] | `T`, any owned serde type | CSV, TSV, JSON lines, Arrow, Parquet |
+//! | [`Batches`] | `&RecordBatch` | CSV, TSV, JSON lines, Arrow, Parquet |
+//! | [`Any`] | [`AnyRecord`]: a batch where the format has columns, else bytes | all |
+
+use std::marker::PhantomData;
+
+use arrow::array::RecordBatch;
+use serde::de::DeserializeOwned;
+use shardmill_datasets::rows::{RowReader, field_names};
+use shardmill_datasets::table::{TableReader, TableSpec};
+use shardmill_datasets::{BlockReader, Dialect, Format, Framing, Plan, Shape as Kind, Shard, lines};
+
+use crate::engine::{Mapper, Settings};
+use crate::fault::Fault;
+use crate::job::{Columns, MapReduce};
+
+/// The shape of a job's records. Implemented by [`Lines`], [`Bytes`], [`Rows`], [`Batches`] and [`Any`].
+#[allow(private_bounds, reason = "how a shape is read is the engine's business")]
+pub trait Shape: Driver {
+    /// A record as `map` receives it.
+    type Record<'a>;
+
+    /// The shape's name among those of the data layer.
+    const KIND: Kind;
+
+    /// The columns that the shape itself asks for.
+    fn columns() -> Columns {
+        Columns::All
+    }
+}
+
+/// How records of a shape are read from a shard and mapped.
+pub(crate) trait Driver: Sized + 'static {
+    type Reader;
+
+    /// A reader to be used for one shard after the other.
+    fn reader(plan: &Plan, settings: &Settings) -> Self::Reader;
+
+    /// Maps all records of `shard`.
+    fn map_shard<J: MapReduce<Input = Self>>(reader: &mut Self::Reader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault>
+    where
+        Self: Shape;
+}
+
+/// How much of a file is read at once: large enough for long reads, small enough to stay in the second-level cache.
+pub(crate) const BLOCK_BYTES: usize = 256 << 10;
+
+/// Records are lines, as UTF-8 without their ends. A line that is not UTF-8 is a bad record.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines;
+
+impl Shape for Lines {
+    type Record<'a> = &'a str;
+    const KIND: Kind = Kind::Lines;
+}
+
+impl Driver for Lines {
+    type Reader = BlockReader;
+
+    fn reader(plan: &Plan, _: &Settings) -> BlockReader {
+        BlockReader::with_limits(BLOCK_BYTES, plan.options.limits)
+    }
+
+    fn map_shard<J: MapReduce<Input = Self>>(reader: &mut BlockReader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
+        let file = mapper.file(shard);
+        reader.open(&file.file, &shard.piece, Framing::Lines)?;
+        let mut record = 0;
+        while let Some(block) = reader.next()? {
+            let bytes = block.bytes;
+            let raw = |start: usize| lines(&bytes[start..]).next().map_or(&bytes[..0], |(_, line)| line);
+            let records = if simdutf8::basic::from_utf8(bytes).is_ok() {
+                let whole = |from: usize| {
+                    // SAFETY: the block is UTF-8, and a line is cut out of it at line ends: single bytes that are no part of a character.
+                    lines(&bytes[from..]).map(|(start, line)| (start, Ok(unsafe { std::str::from_utf8_unchecked(line) })))
+                };
+                mapper.map_block(file, &block, record, whole, raw)?
+            } else {
+                let each = |from: usize| {
+                    let checked = |line| {
+                        std::str::from_utf8(line).map_err(|error| format!("it is not UTF-8 from its byte {} on", error.valid_up_to()))
+                    };
+                    lines(&bytes[from..]).map(move |(start, line)| (start, checked(line)))
+                };
+                mapper.map_block(file, &block, record, each, raw)?
+            };
+            record += records;
+            if !mapper.has_read(bytes.len() as u64, records, record)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Records are bytes: lines without their ends, CSV records without theirs, or pieces of N bytes (`fixed:N`).
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes;
+
+impl Shape for Bytes {
+    type Record<'a> = &'a [u8];
+    const KIND: Kind = Kind::Bytes;
+}
+
+impl Driver for Bytes {
+    type Reader = BlockReader;
+
+    fn reader(plan: &Plan, settings: &Settings) -> BlockReader {
+        Lines::reader(plan, settings)
+    }
+
+    fn map_shard<J: MapReduce<Input = Self>>(reader: &mut BlockReader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
+        map_bytes(reader, mapper, shard, |bytes| bytes)
+    }
+}
+
+/// Maps the records of a shard as bytes, in whatever form `wrap` gives them.
+fn map_bytes<J: MapReduce>(
+    reader: &mut BlockReader,
+    mapper: &mut Mapper<'_, J>,
+    shard: &Shard,
+    wrap: impl for<'r> Fn(&'r [u8]) -> crate::job::Record<'r, J> + Copy,
+) -> Result<(), Fault> {
+    let file = mapper.file(shard);
+    let framing = framing(file.file.format, mapper.csv_quotes());
+    reader.open(&file.file, &shard.piece, framing)?;
+    let mut record = 0;
+    while let Some(block) = reader.next()? {
+        let bytes = block.bytes;
+        let records = match framing {
+            Framing::Lines => {
+                let records = |from: usize| lines(&bytes[from..]).map(move |(start, line)| (start, Ok(wrap(line))));
+                let raw = |start: usize| lines(&bytes[start..]).next().map_or(&bytes[..0], |(_, line)| line);
+                mapper.map_block(file, &block, record, records, raw)?
+            }
+            Framing::Fixed(size) => {
+                let size = size.get() as usize;
+                let records = |from: usize| {
+                    let pieces = bytes[from..].chunks_exact(size).enumerate();
+                    pieces.map(move |(index, piece)| (index * size, Ok(wrap(piece))))
+                };
+                mapper.map_block(file, &block, record, records, |start| &bytes[start..start + size])?
+            }
+            Framing::Csv { delimiter, quotes } => {
+                let dialect = Dialect { delimiter, quotes };
+                let records = |from: usize| dialect.records(&bytes[from..]).map(move |(start, raw)| (start, Ok(wrap(raw))));
+                let raw = |start: usize| dialect.records(&bytes[start..]).next().map_or(&bytes[..0], |(_, raw)| raw);
+                mapper.map_block(file, &block, record, records, raw)?
+            }
+        };
+        record += records;
+        if !mapper.has_read(bytes.len() as u64, records, record)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How the records of a format are told apart.
+fn framing(format: Format, quotes: bool) -> Framing {
+    match (format, format.delimiter()) {
+        (Format::Fixed(bytes), _) => Framing::Fixed(bytes),
+        (_, Some(delimiter)) => Framing::Csv { delimiter, quotes },
+        _ => Framing::Lines,
+    }
+}
+
+/// Records are rows of a type of the job's own. Columns are found by name in each file; others are not read.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<T>(PhantomData<fn() -> T>);
+
+impl<T: DeserializeOwned + 'static> Shape for Rows<T> {
+    type Record<'a> = T;
+    const KIND: Kind = Kind::Rows;
+
+    fn columns() -> Columns {
+        field_names::<T>().map_or(Columns::All, Columns::Named)
+    }
+}
+
+impl<T: DeserializeOwned + 'static> Driver for Rows<T> {
+    type Reader = RowReader<T>;
+
+    fn reader(plan: &Plan, _: &Settings) -> RowReader<T> {
+        RowReader::new(plan.options.csv, plan.options.limits)
+    }
+
+    fn map_shard<J: MapReduce<Input = Self>>(reader: &mut RowReader<T>, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
+        let file = mapper.file(shard);
+        reader.open(&file.file, file.header.as_deref(), &shard.piece)?;
+        let (mut records, mut told) = (0, 0);
+        while let Some(item) = reader.next()? {
+            let read = item.offset.saturating_sub(shard.start()).min(shard.bytes);
+            mapper.map_record(file, (item.record, item.offset), item.row, item.raw)?;
+            records += 1;
+            if mapper.left_of(records) == 0 {
+                break;
+            }
+            if records % 1024 == 0 {
+                mapper.has_read(read - told, 1024, records)?;
+                told = read;
+            }
+        }
+        mapper.has_read(shard.bytes - told, records % 1024, records).map(|_| ())
+    }
+}
+
+/// Records are Arrow record batches with the columns that the job asks for, in the types that the plan has decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Batches;
+
+impl Shape for Batches {
+    type Record<'a> = &'a RecordBatch;
+    const KIND: Kind = Kind::Batches;
+}
+
+impl Driver for Batches {
+    type Reader = TableReader;
+
+    fn reader(plan: &Plan, _: &Settings) -> TableReader {
+        let schema = plan.schema.clone().unwrap_or_else(|| arrow::datatypes::Schema::empty().into());
+        TableReader::new(TableSpec { csv: plan.options.csv, limits: plan.options.limits, ..TableSpec::new(schema) })
+    }
+
+    fn map_shard<J: MapReduce<Input = Self>>(reader: &mut TableReader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
+        map_batches(reader, mapper, shard, |batch| batch)
+    }
+}
+
+/// Maps the batches of a shard, in whatever form `wrap` gives them.
+fn map_batches<J: MapReduce>(
+    reader: &mut TableReader,
+    mapper: &mut Mapper<'_, J>,
+    shard: &Shard,
+    wrap: impl for<'r> Fn(&'r RecordBatch) -> crate::job::Record<'r, J>,
+) -> Result<(), Fault> {
+    let file = mapper.file(shard);
+    reader.open(&file.file, file.header.as_deref(), &shard.piece)?;
+    let (mut records, mut told) = (0, 0);
+    while let Some(table) = reader.next()? {
+        for bad in &table.bad {
+            mapper.set_aside(file, bad.record, bad.offset, &bad.bytes, bad.cause.clone())?;
+        }
+        let rows = table.batch.num_rows();
+        let batch = table.batch.slice(0, rows.min(usize::try_from(mapper.left_of(records)).unwrap_or(usize::MAX)));
+        if rows > 0 {
+            mapper.map_record(file, (table.first_record, table.offset), Ok(wrap(&batch)), &[])?;
+        }
+        records += (rows + table.bad.len()) as u64;
+        // What was read of a text format is known by offset; row groups are told at the end.
+        let read = table.offset.saturating_sub(shard.start()).min(shard.bytes);
+        if !mapper.has_read(read - told, (rows + table.bad.len()) as u64, records)? {
+            break;
+        }
+        told = read;
+    }
+    mapper.has_read(shard.bytes - told, 0, records).map(|_| ())
+}
+
+/// Records are what the format offers: batches where it has columns, bytes where it has not.
+#[derive(Clone, Copy, Debug)]
+pub struct Any;
+
+/// A record of shape [`Any`].
+#[derive(Clone, Copy, Debug)]
+pub enum AnyRecord<'a> {
+    /// Rows of a format with columns.
+    Batch(&'a RecordBatch),
+    /// A line, or a piece of fixed size.
+    Bytes(&'a [u8]),
+}
+
+impl Shape for Any {
+    type Record<'a> = AnyRecord<'a>;
+    const KIND: Kind = Kind::Any;
+}
+
+impl Driver for Any {
+    type Reader = (BlockReader, TableReader);
+
+    fn reader(plan: &Plan, settings: &Settings) -> Self::Reader {
+        (Lines::reader(plan, settings), Batches::reader(plan, settings))
+    }
+
+    fn map_shard<J: MapReduce<Input = Self>>(reader: &mut Self::Reader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
+        if Kind::Any.is_tabular(mapper.file(shard).file.format) {
+            map_batches(&mut reader.1, mapper, shard, AnyRecord::Batch)
+        } else {
+            map_bytes(&mut reader.0, mapper, shard, AnyRecord::Bytes)
+        }
+    }
+}

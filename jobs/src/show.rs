@@ -1,0 +1,155 @@
+//! What a person sees of a run: the plan, a bar for each phase, and a summary.
+//!
+//! Bars are drawn on a terminal only; elsewhere a line per phase is written. Nothing of this is seen by the engine.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use shardmill_datasets::Plan;
+
+use crate::engine::Progress;
+use crate::job::MapReduce;
+use crate::local::{Phase, Planned, Summary};
+
+/// Shows a run.
+pub(crate) struct Show {
+    progress: Arc<Progress>,
+    is_quiet: bool,
+    is_verbose: bool,
+    is_terminal: bool,
+    bar: Option<Bar>,
+}
+
+/// A bar, and the thread that moves it.
+struct Bar {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Show {
+    pub(crate) fn new(progress: Arc<Progress>, is_quiet: bool, is_verbose: bool) -> Self {
+        Self { progress, is_quiet, is_verbose, is_terminal: std::io::stderr().is_terminal(), bar: None }
+    }
+
+    /// One line on what will be done; with `-v` the whole plan.
+    pub(crate) fn planned<J: MapReduce>(&self, planned: &Planned<J>) {
+        if self.is_verbose {
+            self.explain(planned);
+        } else if !self.is_quiet {
+            let plan = &planned.plan;
+            eprintln!(
+                "plan    {} in {} files, {} shards, {} partitions",
+                HumanBytes(plan.input_bytes),
+                plan.files.len(),
+                plan.shards.len(),
+                plan.partitions
+            );
+        }
+    }
+
+    /// The whole plan.
+    pub(crate) fn explain<J: MapReduce>(&self, planned: &Planned<J>) {
+        let plan = &planned.plan;
+        eprintln!("plan");
+        eprintln!("  input       {} in {} files", HumanBytes(plan.input_bytes), plan.files.len());
+        for file in plan.files.iter().take(20) {
+            let (format, compression) = (file.file.format, file.file.compression);
+            eprintln!("              {} ({format}, {compression:?}, {})", file.file.path.display(), HumanBytes(file.file.bytes));
+        }
+        if plan.files.len() > 20 {
+            eprintln!("              and {} more", plan.files.len() - 20);
+        }
+        if let Some(schema) = &plan.schema {
+            eprintln!("  columns     {}", shardmill_datasets::table::schema_text(schema));
+        }
+        eprintln!("  shards      {}", plan.shards.len());
+        eprintln!("  partitions  {}, each a part: {} …", plan.partitions, planned.sink.part_name(0));
+        if let Some(schema) = &planned.sink.schema {
+            eprintln!("  output      {}", shardmill_datasets::table::schema_text(schema));
+        }
+        eprintln!("  memory      {}, of which {} to collect in and {} to merge in for each thread",
+            HumanBytes(planned.budget.total_bytes as u64),
+            HumanBytes(planned.budget.collect_bytes as u64),
+            HumanBytes(planned.budget.merge_bytes as u64));
+    }
+
+    /// A phase begins.
+    pub(crate) fn begin(&mut self, phase: Phase, plan: &Plan) {
+        self.end();
+        if self.is_quiet {
+            return;
+        }
+        let (name, length, template) = match phase {
+            Phase::Map => ("map", plan.input_bytes, "map     {bar:30} {bytes:>10} of {total_bytes}, {bytes_per_sec}, {eta} left{msg}"),
+            Phase::Reduce => ("reduce", plan.partitions.into(), "reduce  {bar:30} {pos:>10} of {len} partitions, {eta} left{msg}"),
+            Phase::Plan | Phase::Publish => return,
+        };
+        if !self.is_terminal {
+            eprintln!("{name}");
+            return;
+        }
+        let style = ProgressStyle::with_template(template).expect("the templates above are valid");
+        let bar = ProgressBar::new(length).with_style(style);
+        let progress = Arc::clone(&self.progress);
+        let (stop, stopped) = channel();
+        let thread = std::thread::spawn(move || {
+            // Woken by the end of the phase; until then it looks ten times a second.
+            while stopped.recv_timeout(Duration::from_millis(100)).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let done = match phase {
+                    Phase::Map => progress.input_bytes.load(Relaxed),
+                    _ => progress.reduced_partitions.load(Relaxed),
+                };
+                bar.set_position(done.min(length));
+                let spilled = progress.spilled_bytes.load(Relaxed);
+                if spilled > 0 {
+                    bar.set_message(format!(", {} spilled", HumanBytes(spilled)));
+                }
+            }
+            bar.finish_and_clear();
+        });
+        self.bar = Some(Bar { stop, thread });
+    }
+
+    /// The current phase has ended.
+    pub(crate) fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            drop(bar.stop);
+            // A bar that panicked is no reason to fail.
+            let _ = bar.thread.join();
+        }
+    }
+
+    /// What was done.
+    pub(crate) fn summary(&self, summary: &Summary) {
+        if self.is_quiet {
+            return;
+        }
+        let seconds = summary.seconds.max(1e-9);
+        eprintln!("records {} in, {} groups, {} rows out", summary.input_records, summary.groups, summary.output_records);
+        eprintln!(
+            "bytes   {} in, {} out, {} spilled in {} runs",
+            HumanBytes(summary.input_bytes),
+            HumanBytes(summary.output_bytes),
+            HumanBytes(summary.spilled_bytes),
+            summary.spilled_runs
+        );
+        for (name, count) in &summary.counters {
+            eprintln!("counter {name}: {count}");
+        }
+        if summary.bad_records > 0 {
+            eprintln!("bad     {} records set aside in {}", summary.bad_records, summary.output.join("_quarantine").display());
+        }
+        eprintln!(
+            "time    {:.3} s, {}/s, {} memory at most",
+            summary.seconds,
+            HumanBytes((summary.input_bytes as f64 / seconds) as u64),
+            HumanBytes(summary.peak_memory_bytes)
+        );
+        eprintln!("output  {}", summary.output.display());
+    }
+}

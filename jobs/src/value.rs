@@ -1,0 +1,119 @@
+//! Values: what `map` emits under a key and `reduce` receives.
+//!
+//! Any owned serde type is a value. In a spilled run or a sealed segment it stands as postcard bytes, so equal values should encode
+//! equally (a `HashMap` does not; `testing` tells). [`Blob`] and [`Text`] are values that are borrowed on both sides.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A value that travels from `map` to `reduce`.
+///
+/// Implemented for every owned serde type; job authors have nothing to implement.
+pub trait Value: Sized + Send + Sync + 'static {
+    /// The value as it is emitted and as [`Values::next_ref`](crate::Values::next_ref) hands it out: the value itself, or a borrow.
+    type Ref<'a>;
+
+    /// Makes an emitted value an owned one.
+    fn own(value: Self::Ref<'_>) -> Self;
+
+    /// Appends an emitted value's encoding.
+    fn encode_ref(value: Self::Ref<'_>, out: &mut Vec<u8>);
+
+    /// Appends the value's encoding.
+    fn encode(&self, out: &mut Vec<u8>);
+
+    /// Hands out an owned value as it is emitted; the place is empty or of no meaning afterwards.
+    fn lend(value: &mut Option<Self>) -> Option<Self::Ref<'_>>;
+
+    /// Reads what `encode` wrote; `None` where the bytes are no such value.
+    fn decode(bytes: &[u8]) -> Option<Self::Ref<'_>>;
+}
+
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {
+    type Ref<'a> = T;
+
+    #[inline(always)]
+    fn own(value: T) -> T {
+        value
+    }
+
+    #[inline]
+    fn encode_ref(value: T, out: &mut Vec<u8>) {
+        value.encode(out);
+    }
+
+    #[inline]
+    fn encode(&self, out: &mut Vec<u8>) {
+        let taken = std::mem::take(out);
+        *out = postcard::to_extend(self, taken).expect("a value's Serialize implementation must not fail");
+    }
+
+    fn lend(value: &mut Option<T>) -> Option<T> {
+        value.take()
+    }
+
+    #[inline]
+    fn decode(bytes: &[u8]) -> Option<T> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+/// Bytes as a value, emitted and reduced as `&[u8]` without a copy for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob(pub Box<[u8]>);
+
+impl Value for Blob {
+    type Ref<'a> = &'a [u8];
+
+    fn own(value: &[u8]) -> Self {
+        Self(value.into())
+    }
+
+    #[inline]
+    fn encode_ref(value: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(value);
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+
+    fn lend(value: &mut Option<Self>) -> Option<&[u8]> {
+        value.as_ref().map(|value| &*value.0)
+    }
+
+    #[inline]
+    fn decode(bytes: &[u8]) -> Option<&[u8]> {
+        Some(bytes)
+    }
+}
+
+/// Text as a value, emitted and reduced as `&str` without a copy for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(pub Box<str>);
+
+impl Value for Text {
+    type Ref<'a> = &'a str;
+
+    fn own(value: &str) -> Self {
+        Self(value.into())
+    }
+
+    #[inline]
+    fn encode_ref(value: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(value.as_bytes());
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.as_bytes());
+    }
+
+    fn lend(value: &mut Option<Self>) -> Option<&str> {
+        value.as_ref().map(|value| &*value.0)
+    }
+
+    #[inline]
+    fn decode(bytes: &[u8]) -> Option<&str> {
+        std::str::from_utf8(bytes).ok()
+    }
+}
