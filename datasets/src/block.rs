@@ -33,7 +33,7 @@ pub const PADDING: usize = 64;
 /// How far behind a shard's end the first read goes: most last records end there.
 const SLACK: u64 = 4 << 10;
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// How records are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,11 +287,9 @@ impl BlockReader {
         let (shard, limit) = (self.shard(), self.limits.field_bytes);
         match shard.framing.dialect() {
             Some(dialect) if cut > limit => match dialect.field_above(&self.buffer[..cut], limit) {
-                Some(at) => Err(ReadError::FieldTooLong {
-                    path: shard.input.path.clone(),
-                    offset: shard.offset + at as u64,
-                    limit: limit as u64,
-                }),
+                Some(at) => {
+                    Err(ReadError::FieldTooLong { path: shard.input.path.clone(), offset: shard.offset + at as u64, limit: limit as u64 })
+                }
                 None => Ok(()),
             },
             _ => Ok(()),
@@ -374,7 +372,7 @@ impl Framing {
 }
 
 /// Reads at `position` of a plain file that should go on there, but never behind the end it had when it was listed.
-fn read_at(input: &InputFile, file: &File, free: &mut [u8], position: u64) -> Result<usize, ReadError> {
+pub(crate) fn read_at(input: &InputFile, file: &File, free: &mut [u8], position: u64) -> Result<usize, ReadError> {
     let left = usize::try_from(input.bytes - position).map_or(free.len(), |left| left.min(free.len()));
     loop {
         match file.read_at(&mut free[..left], position) {

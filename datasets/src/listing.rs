@@ -217,8 +217,9 @@ fn find_pattern(input: &str, path: &Path) -> Result<Vec<PathBuf>, ListError> {
     if !root.as_os_str().is_empty() && !root.is_dir() {
         return Ok(vec![]);
     }
-    let spelt: String = path.components().filter_map(|part| part.as_os_str().to_string_lossy().chars().next()).collect();
-    let hidden: Vec<_> = ['_', '.'].into_iter().filter(|mark| !spelt.contains(*mark)).collect();
+    let marks = path.components().skip_while(plain).filter_map(|part| part.as_os_str().to_string_lossy().chars().next());
+    let spelt: Vec<_> = marks.collect();
+    let hidden: Vec<_> = ['_', '.'].into_iter().filter(|mark| !spelt.contains(mark)).collect();
     walk(&root, &|path| matcher.is_match(path), &hidden)
 }
 
@@ -315,11 +316,12 @@ mod tests {
 
     #[test]
     fn a_pattern_finds_what_fits_it() {
-        let folder = folder(&["a.csv", "b.csv", "x/a.csv", "x/y/b.csv", "x/y/b.txt", "_a.csv", "x/_y/c.csv", "x/[1].csv"]);
+        let folder = folder(&["a.csv", "b.csv", "x/a.csv", "x/y/b.csv", "x/y/b.txt", "_a.csv", "x/_y/c.csv", "x/_y/_d.csv", "x/[1].csv"]);
         assert_eq!(names(&folder, &["*.csv"]), ["a.csv", "b.csv"]);
         assert_eq!(names(&folder, &["**/b.csv"]), ["b.csv", "x/y/b.csv"]);
         assert_eq!(names(&folder, &["x/*/*.{csv,txt}"]), ["x/y/b.csv", "x/y/b.txt"]);
         assert_eq!(names(&folder, &["_*.csv"]), ["_a.csv"]);
+        assert_eq!(names(&folder, &["x/_y/*.csv"]), ["x/_y/c.csv"]);
         assert_eq!(names(&folder, &["x/[1].csv"]), ["x/[1].csv"]);
         assert_eq!(names(&folder, &["?.csv", "x/[a-c].csv"]), ["a.csv", "b.csv", "x/a.csv"]);
     }

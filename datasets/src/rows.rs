@@ -2,6 +2,7 @@
 //!
 //! Owns the way from one record to one value: the columns that the type has are found by name in each file, and `serde` does the
 //! rest. A record that does not make a value is given out as such, with the cause; it is the engine that counts and keeps it.
+//! Decimals of Arrow and Parquet files come as text, since `serde` has no word for them; dates and times as well.
 //! Batches of columns are `table`'s; so are the fields of a CSV record and the rows of a Parquet file, which are taken from there.
 
 use crate::block::{BlockReader, Framing, PADDING};
@@ -192,7 +193,8 @@ impl Delimited {
         // Of columns with the same name the first counts, as it does for tables.
         let first = |position, name: &String| names.iter().position(|known| known == name) == Some(position);
         let read = |(position, name): &(usize, &String)| first(*position, name) && wanted.is_none_or(|wanted| wanted.contains(name));
-        let (positions, names_read): (Vec<_>, Vec<_>) = names.iter().enumerate().filter(read).map(|(position, name)| (position as u32, name)).unzip();
+        let (positions, names_read): (Vec<_>, Vec<_>) =
+            names.iter().enumerate().filter(read).map(|(position, name)| (position as u32, name)).unzip();
         let (index, records, fields, scratch) = Default::default();
         Self { dialect, width: names.len() as u32, names: ByteRecord::from(names_read), positions, index, records, fields, scratch }
     }
@@ -272,7 +274,12 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
         Err(serde::de::Error::custom("only the fields are wanted"))
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Self::Error> {
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
         *self.names = Some(fields.iter().map(|&field| field.to_owned()).collect());
         self.deserialize_any(visitor)
     }
@@ -336,12 +343,15 @@ mod tests {
     fn csv_columns_are_found_by_name_and_bad_records_say_why() {
         let items = with::<Sale>("x.csv", "1,\"a, \"\"b\"\"\",x\r\n\r\n,Gent,\nx,Gent,\n1,2\n", Some(&["n", "city", "other"]));
         let bad = |cause: &str| Err(cause.to_owned());
-        assert_eq!(items, [
-            (0, 0, sale("a, \"b\"", Some(1)), "1,\"a, \"\"b\"\"\",x".to_owned()),
-            (1, 18, sale("Gent", None), ",Gent,".to_owned()),
-            (2, 25, bad("column 'n': invalid digit found in string"), "x,Gent,".to_owned()),
-            (3, 33, bad("2 fields where the file has 3 columns"), "1,2".to_owned()),
-        ]);
+        assert_eq!(
+            items,
+            [
+                (0, 0, sale("a, \"b\"", Some(1)), "1,\"a, \"\"b\"\"\",x".to_owned()),
+                (1, 18, sale("Gent", None), ",Gent,".to_owned()),
+                (2, 25, bad("column 'n': invalid digit found in string"), "x,Gent,".to_owned()),
+                (3, 33, bad("2 fields where the file has 3 columns"), "1,2".to_owned()),
+            ]
+        );
     }
 
     #[test]
@@ -383,6 +393,21 @@ mod tests {
         assert_eq!(items[0], (0, 0, sale("Gent", Some(1)), String::new()));
         assert_eq!(items[1].2, sale("Bergen", None));
         assert!(items[2].2.is_err(), "a null where the type has none: {:?}", items[2]);
+    }
+
+    #[test]
+    fn decimals_and_dates_of_arrow_files_come_as_text() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("x.arrow");
+        let price: ArrayRef = Arc::new(arrow::array::Decimal128Array::from(vec![1250]).with_precision_and_scale(10, 2).unwrap());
+        let day: ArrayRef = Arc::new(arrow::array::Date32Array::from(vec![59]));
+        let batch = RecordBatch::try_from_iter([("price", price), ("day", day)]).unwrap();
+        let mut writer = arrow::ipc::writer::FileWriter::try_new(File::create(&path).unwrap(), &batch.schema()).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        let items = read::<BTreeMap<String, String>>(&path, None, &[Piece::Groups { first: 0, count: 1 }]);
+        let expected = [("price", "12.50"), ("day", "1970-03-01")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(items[0].2, Ok(expected.into()));
     }
 
     #[cfg(feature = "parquet")]

@@ -22,6 +22,7 @@ pub(crate) struct Stream {
     limits: Limits,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a stream is boxed, and there is one per reader")]
 enum Codec {
     Gzip(flate2::bufread::MultiGzDecoder<BufReader<Counted>>),
     Zstd(zstd::Decoder<'static, BufReader<Counted>>),

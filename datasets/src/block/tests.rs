@@ -46,7 +46,9 @@ fn read(blocks: &mut BlockReader, input: &InputFile, pieces: &[Piece], framing: 
             assert_eq!(&block.padded()[..block.bytes.len()], block.bytes);
             let found: Vec<(usize, &[u8])> = match framing {
                 Framing::Lines => lines(block.bytes).collect(),
-                Framing::Fixed(size) => block.bytes.chunks(size.get() as usize).enumerate().map(|(at, record)| (at * size.get() as usize, record)).collect(),
+                Framing::Fixed(size) => {
+                    block.bytes.chunks(size.get() as usize).enumerate().map(|(at, record)| (at * size.get() as usize, record)).collect()
+                }
                 Framing::Csv { delimiter, quotes } => Dialect { delimiter, quotes }.records(block.bytes).collect(),
             };
             let first = records.len();
@@ -243,11 +245,11 @@ fn a_zstd_window_above_the_limit_is_refused() {
 
     let (_path, input) = compressed(Compression::Zstd, &large);
     let error = read(&mut strict(), &input, &[WHOLE], framing).unwrap_err();
-    assert!(matches!(error, ReadError::WindowTooLarge { bytes: 2_097_152.., limit: 1_048_576, .. }), "{error}");
+    assert!(matches!(error, ReadError::WindowTooLarge { bytes: 4_194_304, limit: 1_048_576, .. }), "{error}");
     assert_eq!(read(&mut BlockReader::new(1 << 16, 1 << 20), &input, &[WHOLE], framing).unwrap().len(), text.len());
 
     // Behind a small frame it is found later, but not decompressed either.
-    let (_path, input) = compressed(Compression::Zstd, &[compress(Compression::Zstd, b"small"), large].concat());
+    let (_path, input) = compressed(Compression::Zstd, &[zstd::bulk::compress(b"small", 1).unwrap(), large].concat());
     let error = read(&mut strict(), &input, &[WHOLE], framing).unwrap_err();
     assert!(matches!(error, ReadError::Corrupt { .. }), "{error}");
 }

@@ -272,9 +272,8 @@ pub(crate) mod tests {
     pub(crate) fn rows(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
         let field = prop_oneof![4 => "[a-z0-9]{0,9}", 4 => "\"([a-z,\n\r]|\"\"){0,30}\"", 1 => "[0-9]\" disk", 1 => "\"a\"b\"?"];
         let row = (prop::collection::vec(field, 1..6), prop_oneof![4 => Just("\n"), 1 => Just("\r\n"), 1 => Just("\r"), 1 => Just("\n\n")]);
-        prop::collection::vec(row, count).prop_map(|rows| {
-            rows.iter().map(|(fields, end)| fields.join(",") + end).collect::<String>().into_bytes()
-        })
+        prop::collection::vec(row, count)
+            .prop_map(|rows| rows.iter().map(|(fields, end)| fields.join(",") + end).collect::<String>().into_bytes())
     }
 
     fn dialects() -> impl Strategy<Value = Dialect> {
@@ -294,8 +293,12 @@ pub(crate) mod tests {
 
     /// The records of `bytes` as the `csv` crate finds them.
     pub(crate) fn oracle(dialect: Dialect, bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
-        let mut reader =
-            ::csv::ReaderBuilder::new().has_headers(false).flexible(true).delimiter(dialect.delimiter).quoting(dialect.quotes).from_reader(bytes);
+        let mut reader = ::csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(dialect.delimiter)
+            .quoting(dialect.quotes)
+            .from_reader(bytes);
         reader.byte_records().map(|record| record.unwrap().iter().map(<[u8]>::to_vec).collect()).collect()
     }
 

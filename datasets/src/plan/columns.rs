@@ -26,7 +26,7 @@ pub(super) fn decide(options: &PlanOptions, files: &[PlannedFile], facts: &[Fact
         (SchemaRequest::Given(given), Some(fields)) => check_given(&fields, given, &with_columns).map(|()| fields)?,
         (_, Some(fields)) => fields,
         (SchemaRequest::AllText, None) => asked.unwrap_or_default().iter().map(|name| text(name)).collect(),
-        (SchemaRequest::Infer, None) => chosen(asked, &infer(files, facts), &Schema::empty(), files)?,
+        (SchemaRequest::Infer, None) => chosen(asked, &infer(options, files, facts), &Schema::empty(), files)?,
         (SchemaRequest::Given(given), None) => {
             for (file, _) in &with_columns {
                 let columns = file.header.as_deref().unwrap_or_default();
@@ -34,7 +34,7 @@ pub(super) fn decide(options: &PlanOptions, files: &[PlannedFile], facts: &[Fact
                     return Err(no_column(file, field.name(), columns));
                 }
             }
-            chosen(asked, &infer(files, facts), given, files)?
+            chosen(asked, &infer(options, files, facts), given, files)?
         }
     };
     Ok(Some(Arc::new(Schema::new(fields))))
@@ -69,7 +69,7 @@ fn stored(asked: &[String], with_columns: &[(&PlannedFile, &Facts)]) -> Result<O
     let mut agreed: Option<Vec<FieldRef>> = None;
     for (file, facts) in with_columns {
         let Some(footer) = &facts.footer else { continue };
-        let field = |name: &String| footer.schema.field_with_name(name).map(|field| nullable(field)).expect("its name was checked");
+        let field = |name: &String| footer.schema.field_with_name(name).map(nullable).expect("its name was checked");
         let fields: Vec<_> = asked.iter().map(field).collect();
         let before = agreed.get_or_insert_with(|| fields.clone());
         for (field, before) in fields.iter().zip(before) {
@@ -107,21 +107,24 @@ fn chosen(asked: Option<Vec<String>>, inferred: &Schema, given: &Schema, files: 
         all.extend(names(given).into_iter().filter(|name| inferred.column_with_name(name).is_none()));
         all
     };
-    let field = |name: String| match (given.field_with_name(&name), inferred.field_with_name(&name), files.first()) {
-        (Ok(field), _, _) | (_, Ok(field), _) => Ok(nullable(field)),
-        (.., None) => Ok(text(&name)),
-        // Only JSON lines come here: what the prefix of the first files does not show must be given.
-        (.., Some(file)) => Err(no_column(file, &name, &names(inferred))),
+    let field = |name: String| match (given.field_with_name(&name), inferred.field_with_name(&name)) {
+        (Ok(field), _) | (_, Ok(field)) => Ok(nullable(field)),
+        // A column that some header names, and no row of the prefixes has.
+        _ if files.iter().all(|file| file.header.is_some() || file.file.format.delimiter().is_some()) => Ok(text(&name)),
+        // Fields of JSON lines that the prefixes do not show must be given.
+        _ => Err(no_column(&files[0], &name, &names(inferred))),
     };
     asked.unwrap_or_else(all).into_iter().map(field).collect()
 }
 
 /// Infers the types of the columns of all files of text from their prefixes.
-fn infer(files: &[PlannedFile], _facts: &[Facts]) -> Schema {
+fn infer(_options: &PlanOptions, files: &[PlannedFile], facts: &[Facts]) -> Schema {
     let mut fields: Vec<FieldRef> = vec![];
-    for name in files.iter().filter_map(|file| file.header.as_ref()).flatten() {
-        if !fields.iter().any(|field| field.name() == name) {
-            fields.push(text(name));
+    for (file, _) in files.iter().zip(facts).filter(|(_, facts)| facts.head.as_ref().is_some_and(|head| !head.prefix.is_empty())) {
+        for name in file.header.iter().flatten() {
+            if !fields.iter().any(|field| field.name() == name) {
+                fields.push(text(name));
+            }
         }
     }
     Schema::new(fields)

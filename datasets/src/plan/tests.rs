@@ -202,6 +202,24 @@ fn columnar_files_are_cut_between_their_groups_and_bring_their_types() {
 }
 
 #[test]
+fn given_types_take_the_place_of_inferred_ones() {
+    let given = |name: &str| SchemaRequest::Given(Arc::new(Schema::new(vec![Field::new(name, DataType::Int64, false)])));
+    let with = |schema| PlanOptions { schema, ..PlanOptions::new(Shape::Batches) };
+    let plan = planned(&[("a.csv", b"city,n\n")], with(given("n"))).unwrap();
+    let fields = vec![Field::new("city", DataType::Utf8, true), Field::new("n", DataType::Int64, true)];
+    assert_eq!(plan.schema, Some(Arc::new(Schema::new(fields))));
+    let message = planned(&[("a.csv", b"city,n\nGent,1\n")], with(given("m"))).unwrap_err().to_string();
+    assert!(message.ends_with("a.csv has no column 'm'; it has: city, n"), "{message}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.arrow");
+    write_arrow(&path, &[batch(&[1])]);
+    let plan_of = |name: &str| super::tests::plan(vec![InputFile::at(&path, None).unwrap()], with(given(name)));
+    assert!(plan_of("n").is_ok());
+    assert!(matches!(plan_of("name"), Err(PlanError::ColumnType { .. })));
+}
+
+#[test]
 fn columnar_files_that_disagree_on_a_type_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let paths = [folder.path().join("a.arrow"), folder.path().join("b.arrow")];

@@ -11,16 +11,18 @@
 //! **Bad rows.** A record with too few or too many fields, and one with a value that its column cannot hold exactly, is set
 //! aside with its bytes and the cause; the batch goes on without it. Nothing is rounded, cut off or replaced.
 
+use super::conform::positions;
 use super::number;
 use super::schema::{quoted, type_name};
-use super::conform::positions;
-use super::split::{FieldIndex, Record};
+use super::split::{Ends, FieldIndex, Record};
 use super::{BadRow, infer::Kind};
 use crate::format::csv::Dialect;
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, PrimitiveArray, StringArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
-use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Field, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Field, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use std::ops::Range;
 use std::sync::Arc;
@@ -118,22 +120,16 @@ impl CsvDecoder {
         }
         let mut bad_cells = Vec::new();
         let columns = self.schema.fields().iter().zip(&self.positions).enumerate().map(|(column, (field, &position))| {
-            let mut cells = Cells {
-                padded,
-                index: &self.index,
-                firsts: &self.firsts,
-                position,
-                quotes: self.dialect.quotes,
-                scratch: &mut self.scratch,
-                refused: Vec::new(),
-            };
+            let places = Places { padded, ends: self.index.ends(), firsts: &self.firsts, position };
+            let mut cells = Cells { places, quotes: self.dialect.quotes, scratch: &mut self.scratch, refused: Vec::new() };
             let array = cells.column(field.data_type());
             bad_cells.extend(cells.refused.into_iter().map(|row| BadCell { row, column }));
             array
         });
         let columns = columns.collect();
         let options = RecordBatchOptions::new().with_row_count(Some(self.firsts.len()));
-        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).expect("columns of the schema's types, one value per row");
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+            .expect("columns of the schema's types, one value per row");
         if bad_cells.is_empty() && self.firsts.len() as u64 == records {
             return Decoded { batch, records, bad: Vec::new() };
         }
@@ -159,7 +155,12 @@ impl CsvDecoder {
                 Some(format!("{} fields where the file has {} columns", record.fields, self.width))
             };
             let bounds = self.index.record_bounds(record);
-            bad.extend(cause.map(|cause| BadRow { record: number, offset: offset + bounds.start as u64, bytes: block[bounds].to_vec(), cause }));
+            bad.extend(cause.map(|cause| BadRow {
+                record: number,
+                offset: offset + bounds.start as u64,
+                bytes: block[bounds].to_vec(),
+                cause,
+            }));
         }
         bad
     }
@@ -186,12 +187,26 @@ pub(crate) fn refusal(field: &Field, text: &[u8]) -> String {
     format!("column '{name}': '{shown}{more}' is not a value of type {wanted}; give --schema '{}: {wider}'", quoted(name))
 }
 
-/// The cells of one column of one block.
-struct Cells<'a> {
+/// Where the cells of one column of one block are.
+#[derive(Clone, Copy)]
+struct Places<'a> {
     padded: &'a [u8],
-    index: &'a FieldIndex,
+    ends: Ends<'a>,
     firsts: &'a [u32],
     position: u32,
+}
+
+impl<'a> Places<'a> {
+    /// Row by row, where its cell lies.
+    #[inline(always)]
+    fn bounds(self) -> impl ExactSizeIterator<Item = Range<usize>> + use<'a> {
+        self.firsts.iter().map(move |&first| self.ends.bounds(first, self.position))
+    }
+}
+
+/// Reads one column of one block.
+struct Cells<'a> {
+    places: Places<'a>,
     quotes: bool,
     scratch: &'a mut Vec<u8>,
     /// Rows whose value the column cannot hold.
@@ -204,11 +219,12 @@ impl Cells<'_> {
             DataType::Utf8 => Arc::new(self.text()),
             DataType::Int64 => Arc::new(self.primitive::<Int64Type>(number::short_int, number::int)),
             DataType::Decimal128(precision, scale @ 0..) => {
-                let scale_digits = scale.unsigned_abs().into();
-                // Eight bytes hold fewer than eight digits when there is a point, so only small precisions can be exceeded.
+                let scale = scale.unsigned_abs().into();
+                // A short number has at most eight digits, so only small precisions can be exceeded.
                 let limit = 10i64.pow(u32::from(precision.min(18)));
-                let short = |word, length| number::short_decimal(word, length, scale_digits).filter(|value| value.abs() < limit).map(i128::from);
-                let array = self.primitive::<Decimal128Type>(short, |text| number::decimal(text, precision, scale_digits));
+                let short =
+                    move |word, length| number::short_decimal(word, length, scale).filter(|value| value.abs() < limit).map(i128::from);
+                let array = self.primitive::<Decimal128Type>(short, |text| number::decimal(text, precision, scale));
                 Arc::new(array.with_data_type(data_type.clone()))
             }
             DataType::Float64 => Arc::new(self.primitive::<Float64Type>(|_, _| None, number::float)),
@@ -228,34 +244,35 @@ impl Cells<'_> {
         short: impl Fn(u64, usize) -> Option<T::Native>,
         text: impl Fn(&[u8]) -> Option<T::Native>,
     ) -> PrimitiveArray<T> {
+        let places = self.places;
         let mut absent = Vec::new();
-        let firsts = self.firsts;
-        let values = firsts.iter().enumerate().map(|(row, &first)| {
-            let bounds = self.index.bounds(first, self.position);
+        let mut values = Vec::with_capacity(places.firsts.len());
+        for (row, bounds) in places.bounds().enumerate() {
             if bounds.len().wrapping_sub(1) < 8 {
-                let word = self.padded[bounds.start..].first_chunk().expect("padding behind the block");
+                let word = places.padded[bounds.start..].first_chunk().expect("padding behind the block");
                 if let Some(value) = short(u64::from_le_bytes(*word), bounds.len()) {
-                    return value;
+                    values.push(value);
+                    continue;
                 }
             }
-            self.value(row, bounds, &text).unwrap_or_else(|| {
+            let value = self.value(row, bounds, &text);
+            if value.is_none() {
                 absent.push(row);
-                T::Native::default()
-            })
-        });
-        let values: Vec<T::Native> = values.collect();
-        PrimitiveArray::new(ScalarBuffer::from(values), valid_except(&absent, firsts.len()))
+            }
+            values.push(value.unwrap_or_default());
+        }
+        PrimitiveArray::new(ScalarBuffer::from(values), valid_except(&absent, places.firsts.len()))
     }
 
     fn booleans(&mut self) -> BooleanArray {
-        let firsts = self.firsts;
-        firsts.iter().enumerate().map(|(row, &first)| self.value(row, self.index.bounds(first, self.position), &number::boolean)).collect()
+        let places = self.places;
+        places.bounds().enumerate().map(|(row, bounds)| self.value(row, bounds, &number::boolean)).collect()
     }
 
     /// The value of a field that is not text. `None` is null, or refused and noted as such.
     #[inline(never)]
     fn value<V>(&mut self, row: usize, bounds: Range<usize>, parse: &impl Fn(&[u8]) -> Option<V>) -> Option<V> {
-        let text = unquote(&self.padded[bounds], self.quotes, self.scratch);
+        let text = unquote(&self.places.padded[bounds], self.quotes, self.scratch);
         if text.is_empty() {
             return None;
         }
@@ -267,18 +284,17 @@ impl Cells<'_> {
     }
 
     fn text(&mut self) -> StringArray {
-        let rows = self.firsts.len();
-        let bounds = |first| self.index.bounds(first, self.position);
-        let total: usize = self.firsts.iter().map(|&first| bounds(first).len()).sum();
+        let places = self.places;
+        let rows = places.firsts.len();
+        let total: usize = places.bounds().map(|bounds| bounds.len()).sum();
         // A field is copied sixteen bytes at a time, so the last one may write past its end.
         let mut values = vec![0; total + SLACK];
         let mut offsets = Vec::with_capacity(rows + 1);
         let mut absent = Vec::new();
         let mut used = 0;
         offsets.push(0);
-        for (row, &first) in self.firsts.iter().enumerate() {
-            let bounds = bounds(first);
-            let raw = &self.padded[bounds.start..];
+        for (row, bounds) in places.bounds().enumerate() {
+            let raw = &places.padded[bounds.start..];
             if bounds.is_empty() {
                 absent.push(row);
             } else if self.quotes && raw[0] == b'"' {
@@ -346,8 +362,8 @@ fn valid_except(absent: &[usize], rows: usize) -> Option<NullBuffer> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::schema::parse_schema;
+    use super::*;
     use arrow::util::display::array_value_to_string;
     use proptest::prelude::*;
 
@@ -394,12 +410,19 @@ mod tests {
     #[test]
     fn every_type_is_read() {
         let schema = "i: int, d: decimal(38,3), f: float, b: bool, y: date, t: timestamp";
-        let decoded = decode(schema, &["i", "d", "f", "b", "y", "t"], b"-123456789,123456.789,1e3,true,2024-02-29,2024-02-29 12:00:00.5\n\"7\",.5,-0,FALSE,0001-01-01,2024-02-29\n");
+        let decoded = decode(
+            schema,
+            &["i", "d", "f", "b", "y", "t"],
+            b"-123456789,123456.789,1e3,true,2024-02-29,2024-02-29 12:00:00.5\n\"7\",.5,-0,FALSE,0001-01-01,2024-02-29\n",
+        );
         assert!(decoded.bad.is_empty(), "{:?}", decoded.bad);
-        assert_eq!(cells(&decoded), [
-            some(&["-123456789", "123456.789", "1000.0", "true", "2024-02-29", "2024-02-29T12:00:00.500"]),
-            some(&["7", "0.500", "-0.0", "false", "0001-01-01", "2024-02-29T00:00:00"]),
-        ]);
+        assert_eq!(
+            cells(&decoded),
+            [
+                some(&["-123456789", "123456.789", "1000.0", "true", "2024-02-29", "2024-02-29T12:00:00.500"]),
+                some(&["7", "0.500", "-0.0", "false", "0001-01-01", "2024-02-29T00:00:00"]),
+            ]
+        );
     }
 
     #[test]
@@ -408,12 +431,20 @@ mod tests {
         assert_eq!(cells(&decoded), [some(&["1", "2.50"]), some(&["5", "1.00"])]);
         assert_eq!(decoded.records, 6);
         let bad = |record, offset, bytes: &str, cause: &str| BadRow { record, offset, bytes: bytes.into(), cause: cause.into() };
-        assert_eq!(decoded.bad, [
-            bad(11, 1007, "2,3", "2 fields where the file has 3 columns"),
-            bad(12, 1012, "3,1.234,\"q\n\"", "column 'p': '1.234' is not a value of type decimal(5,2); give --schema 'p: decimal(38,3)'"),
-            bad(13, 1025, "x,x,", "column 'n': 'x' is not a value of type int; give --schema 'n: text'"),
-            bad(14, 1030, "4,1000,", "column 'p': '1000' is not a value of type decimal(5,2); give --schema 'p: decimal(38,2)'"),
-        ]);
+        assert_eq!(
+            decoded.bad,
+            [
+                bad(11, 1007, "2,3", "2 fields where the file has 3 columns"),
+                bad(
+                    12,
+                    1012,
+                    "3,1.234,\"q\n\"",
+                    "column 'p': '1.234' is not a value of type decimal(5,2); give --schema 'p: decimal(38,3)'"
+                ),
+                bad(13, 1025, "x,x,", "column 'n': 'x' is not a value of type int; give --schema 'n: text'"),
+                bad(14, 1030, "4,1000,", "column 'p': '1000' is not a value of type decimal(5,2); give --schema 'p: decimal(38,2)'"),
+            ]
+        );
     }
 
     #[test]

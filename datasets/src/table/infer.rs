@@ -30,9 +30,14 @@ pub(crate) enum Kind {
     Empty,
     Bool,
     /// Whole numbers of 64 bits, with their most digits.
-    Int { digits: usize },
+    Int {
+        digits: usize,
+    },
     /// Exact numbers, with their most digits in front of the point and behind it.
-    Decimal { digits: usize, scale: usize },
+    Decimal {
+        digits: usize,
+        scale: usize,
+    },
     Float,
     Date,
     Timestamp,
@@ -63,7 +68,8 @@ impl Kind {
                 _ => Self::Decimal { digits: whole.len(), scale: fraction.len() },
             });
         }
-        let exponent = plain.iter().all(|byte| byte.is_ascii_digit() || b".eE+-".contains(byte)) && plain.iter().any(|byte| b"eE".contains(byte));
+        let exponent =
+            plain.iter().all(|byte| byte.is_ascii_digit() || b".eE+-".contains(byte)) && plain.iter().any(|byte| b"eE".contains(byte));
         (exponent && number::float(text).is_some()).then_some(Self::Float)
     }
 
@@ -78,7 +84,9 @@ impl Kind {
         match (self, other) {
             (Empty, kind) | (kind, Empty) => kind,
             (Int { digits: a }, Int { digits: b }) => Int { digits: a.max(b) },
-            (Int { digits: a }, Decimal { digits: b, scale }) | (Decimal { digits: a, scale }, Int { digits: b }) => Decimal { digits: a.max(b), scale },
+            (Int { digits: a }, Decimal { digits: b, scale }) | (Decimal { digits: a, scale }, Int { digits: b }) => {
+                Decimal { digits: a.max(b), scale }
+            }
             (Decimal { digits: a, scale: s }, Decimal { digits: b, scale: t }) => Decimal { digits: a.max(b), scale: s.max(t) },
             (Float, Int { .. } | Decimal { .. }) | (Int { .. } | Decimal { .. }, Float) => Float,
             (Date, Timestamp) | (Timestamp, Date) => Timestamp,
@@ -248,7 +256,20 @@ mod tests {
         assert_eq!(inferred(&["2024-02-29", "2024-03-01"]), "date");
         assert_eq!(inferred(&["2024-02-29", "2024-03-01 10:00:00"]), "timestamp");
         assert_eq!(inferred(&["true", "FALSE"]), "bool");
-        for text in [&["007"][..], &["+1"], &["1", "x"], &["2023-02-29"], &["", ""], &["true", "1"], &["1.2.3"], &["-"], &["."], &["1e"], &["nan"], &["1,5"]] {
+        for text in [
+            &["007"][..],
+            &["+1"],
+            &["1", "x"],
+            &["2023-02-29"],
+            &["", ""],
+            &["true", "1"],
+            &["1.2.3"],
+            &["-"],
+            &["."],
+            &["1e"],
+            &["nan"],
+            &["1,5"],
+        ] {
             assert_eq!(inferred(text), "text", "{text:?}");
         }
     }

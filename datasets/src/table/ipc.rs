@@ -39,7 +39,9 @@ pub(crate) fn footer(file: &InputFile) -> Result<(SchemaRef, Vec<Group>), ReadEr
 pub(crate) fn check_batches(file: &InputFile, limit: u64) -> Result<(), ReadError> {
     let (_, groups) = footer(file)?;
     match groups.iter().enumerate().find(|(_, group)| group.bytes > limit) {
-        Some((number, group)) => Err(ReadError::PageTooLarge { path: file.path.clone(), what: format!("batch {number}"), bytes: group.bytes, limit }),
+        Some((number, group)) => {
+            Err(ReadError::PageTooLarge { path: file.path.clone(), what: format!("batch {number}"), bytes: group.bytes, limit })
+        }
         None => Ok(()),
     }
 }
@@ -127,7 +129,8 @@ impl IpcTable {
                     return known.file.check(&known.handle).map(|()| None);
                 };
                 let read = known.reader.set_index(number).and_then(|()| known.reader.next().transpose());
-                let batch = read.map_err(|error: ArrowError| fail(error.to_string()))?.ok_or_else(|| fail(format!("batch {number} is missing")))?;
+                let batch =
+                    read.map_err(|error: ArrowError| fail(error.to_string()))?.ok_or_else(|| fail(format!("batch {number} is missing")))?;
                 conform(&batch, &spec.schema, spec.keep_dictionaries).map_err(fail)?
             }
         };

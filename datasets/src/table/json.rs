@@ -105,7 +105,9 @@ mod tests {
 
     /// Rows as lines, values separated by bars, nulls as nothing.
     fn text(decoded: &Decoded) -> String {
-        let cell = |row, column: &arrow::array::ArrayRef| if column.is_valid(row) { array_value_to_string(column, row).unwrap() } else { String::new() };
+        let cell = |row, column: &arrow::array::ArrayRef| {
+            if column.is_valid(row) { array_value_to_string(column, row).unwrap() } else { String::new() }
+        };
         let row = |row| decoded.batch.columns().iter().map(|column| cell(row, column)).collect::<Vec<_>>().join("|");
         (0..decoded.batch.num_rows()).map(row).collect::<Vec<_>>().join("\n")
     }

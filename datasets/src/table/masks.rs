@@ -128,9 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn naive(stretch: &[u8; STRIDE], delimiter: u8) -> Masks {
-        let bits = |wanted: &dyn Fn(u8) -> bool| {
-            stretch.iter().enumerate().map(|(at, byte)| u64::from(wanted(*byte)) << at).sum::<u64>()
-        };
+        let bits = |wanted: &dyn Fn(u8) -> bool| stretch.iter().enumerate().map(|(at, byte)| u64::from(wanted(*byte)) << at).sum::<u64>();
         Masks {
             quotes: bits(&|byte| byte == b'"'),
             delimiters: bits(&|byte| byte == delimiter),

@@ -96,9 +96,11 @@ pub(crate) fn decimal(text: &[u8], precision: u8, scale: u32) -> Option<i128> {
         return None;
     }
     let missing = std::iter::repeat_n(&b'0', scale as usize - fraction.len());
-    let magnitude = whole.iter().chain(fraction).chain(missing).try_fold(0i128, |value, &byte| {
-        value.checked_mul(10)?.checked_add(i128::from(digit(byte)?))
-    })?;
+    let magnitude = whole
+        .iter()
+        .chain(fraction)
+        .chain(missing)
+        .try_fold(0i128, |value, &byte| value.checked_mul(10)?.checked_add(i128::from(digit(byte)?)))?;
     let fits = magnitude < 10i128.pow(u32::from(precision));
     fits.then_some(if negative { -magnitude } else { magnitude })
 }
@@ -220,7 +222,9 @@ mod tests {
         assert_eq!(timestamp(b"1970-01-02"), Some(86_400_000_000));
         assert_eq!(timestamp(b"1970-01-01T00:00:01.5"), Some(1_500_000));
         assert_eq!(timestamp(b"1969-12-31 23:59:59.999999"), Some(-1));
-        for text in ["1970-01-01 24:00:00", "1970-01-01 00:00:00.", "1970-01-01 00:00:00.1234567", "1970-01-01 00:00:00Z", "1970-01-01 00:00"] {
+        for text in
+            ["1970-01-01 24:00:00", "1970-01-01 00:00:00.", "1970-01-01 00:00:00.1234567", "1970-01-01 00:00:00Z", "1970-01-01 00:00"]
+        {
             assert_eq!(timestamp(text.as_bytes()), None, "{text}");
         }
     }

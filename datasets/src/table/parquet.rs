@@ -16,13 +16,13 @@ use super::conform::{conform, positions};
 use super::{Group, TableSpec};
 use crate::error::ReadError;
 use crate::listing::InputFile;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::record_batch::RecordBatch;
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use ::parquet::basic::Encoding;
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -88,7 +88,11 @@ impl ParquetTable {
         loop {
             if let Some(reader) = &mut open.reader {
                 match reader.next() {
-                    Some(Ok(batch)) => return conform(&batch, &spec.schema, spec.keep_dictionaries).map(Some).map_err(|detail| malformed(&open.file, 0, detail)),
+                    Some(Ok(batch)) => {
+                        return conform(&batch, &spec.schema, spec.keep_dictionaries)
+                            .map(Some)
+                            .map_err(|detail| malformed(&open.file, 0, detail));
+                    }
                     Some(Err(error)) => return Err(malformed(&open.file, 0, error.to_string())),
                     None => open.reader = None,
                 }
@@ -103,10 +107,16 @@ impl ParquetTable {
     }
 }
 
-fn group_reader(open: &Open, metadata: &ArrowReaderMetadata, group: usize, spec: &TableSpec) -> Result<ParquetRecordBatchReader, ReadError> {
+fn group_reader(
+    open: &Open,
+    metadata: &ArrowReaderMetadata,
+    group: usize,
+    spec: &TableSpec,
+) -> Result<ParquetRecordBatchReader, ReadError> {
     let fail = |error: ParquetError| malformed(&open.file, 0, error.to_string());
     let stored = metadata.schema();
-    let columns = positions(&spec.schema, stored.fields().iter().map(|field| field.name().as_str())).map_err(|detail| malformed(&open.file, 0, detail))?;
+    let columns = positions(&spec.schema, stored.fields().iter().map(|field| field.name().as_str()))
+        .map_err(|detail| malformed(&open.file, 0, detail))?;
     let Some(group_metadata) = metadata.metadata().row_groups().get(group) else {
         return Err(malformed(&open.file, 0, format!("there is no row group {group}")));
     };

@@ -109,7 +109,8 @@ pub fn override_types(inferred: &Schema, given: &Schema) -> Result<Schema, Schem
     if let Some(field) = given.fields().iter().find(|field| inferred.column_with_name(field.name()).is_none()) {
         return Err(unknown(field.name()));
     }
-    let decided = |field: &Arc<Field>| given.column_with_name(field.name()).map_or_else(|| field.clone(), |(_, given)| Arc::new(given.clone()));
+    let decided =
+        |field: &Arc<Field>| given.column_with_name(field.name()).map_or_else(|| field.clone(), |(_, given)| Arc::new(given.clone()));
     Ok(Schema::new(inferred.fields().iter().map(decided).collect::<Vec<_>>()))
 }
 

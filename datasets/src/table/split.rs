@@ -18,6 +18,7 @@
 
 use super::masks::{Classify, Portable, STRIDE};
 use crate::format::csv::Dialect;
+use std::ops::Range;
 
 /// The sentinel in front of the first field: one less than position 0, modulo 2³².
 const BEFORE: u32 = u32::MAX;
@@ -40,6 +41,20 @@ pub(crate) struct Record {
     pub(crate) fields: u32,
 }
 
+/// Where the fields of an index end.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<'a>(&'a [u32]);
+
+impl Ends<'_> {
+    /// As [`FieldIndex::bounds`].
+    #[inline(always)]
+    pub(crate) fn bounds(self, first: u32, column: u32) -> Range<usize> {
+        let at = (first + column) as usize;
+        let ends = &self.0[at..at + 2];
+        ends[0].wrapping_add(1) as usize..ends[1] as usize
+    }
+}
+
 impl FieldIndex {
     /// Finds all fields of `padded[..length]`, which has to be whole records; the bytes behind it are read but never
     /// looked at, and there must be at least [`STRIDE`] of them.
@@ -57,8 +72,8 @@ impl FieldIndex {
         // One separator per byte at most, the sentinel, an end without a terminator, and a stretch to write past them.
         let room = length + STRIDE + 2;
         if self.ends.len() < room {
-            self.ends.resize(room, 0);
-            self.records.resize(room, 0);
+            // Fresh zeros are the system's pages: what no block needs is never touched.
+            (self.ends, self.records) = (vec![0; room], vec![0; room]);
         }
         self.ends[0] = BEFORE;
         self
@@ -77,14 +92,17 @@ impl FieldIndex {
 
     /// Where field `column` of the record that begins at `first` lies, quotes included.
     #[inline(always)]
-    pub(crate) fn bounds(&self, first: u32, column: u32) -> std::ops::Range<usize> {
-        let at = (first + column) as usize;
-        let ends = &self.ends[at..at + 2];
-        ends[0].wrapping_add(1) as usize..ends[1] as usize
+    pub(crate) fn bounds(&self, first: u32, column: u32) -> Range<usize> {
+        self.ends().bounds(first, column)
+    }
+
+    /// The same to be held in registers by a loop over many records.
+    pub(crate) fn ends(&self) -> Ends<'_> {
+        Ends(&self.ends)
     }
 
     /// Where a whole record lies, without its terminator.
-    pub(crate) fn record_bounds(&self, record: Record) -> std::ops::Range<usize> {
+    pub(crate) fn record_bounds(&self, record: Record) -> Range<usize> {
         self.bounds(record.first, 0).start..self.bounds(record.first, record.fields - 1).end
     }
 
@@ -291,8 +309,24 @@ mod tests {
     #[test]
     fn quotes_terminators_and_empty_lines_are_what_the_csv_crate_takes_them_for() {
         for block in [
-            "", "\n", "\r\n\r\n", "a", "a,", "a,\n", ",", "a,b\r\nc,d\r\n", "a\rb\r\rc", "\"\"", "\"\"\n", "\n\n\"a\nb\",c\n\nd",
-            "\"a\"\"b\",\"\"\"\"\n", "5\" disk,x\ny\",z\n", "\"a\"b,c\n", "\"a\"b\"c,\"d\ne\"\n", "\"open,\n", "\"a\" \"b\",c\n",
+            "",
+            "\n",
+            "\r\n\r\n",
+            "a",
+            "a,",
+            "a,\n",
+            ",",
+            "a,b\r\nc,d\r\n",
+            "a\rb\r\rc",
+            "\"\"",
+            "\"\"\n",
+            "\n\n\"a\nb\",c\n\nd",
+            "\"a\"\"b\",\"\"\"\"\n",
+            "5\" disk,x\ny\",z\n",
+            "\"a\"b,c\n",
+            "\"a\"b\"c,\"d\ne\"\n",
+            "\"open,\n",
+            "\"a\" \"b\",c\n",
         ] {
             check(block.as_bytes(), COMMA);
             check(block.as_bytes(), Dialect { quotes: false, ..COMMA });

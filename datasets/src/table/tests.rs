@@ -101,7 +101,11 @@ fn json_lines_are_numbered_across_blocks() {
 fn parquet_file(batch: &RecordBatch, group_rows: usize, dictionary: bool) -> Place {
     use ::parquet::file::properties::WriterProperties;
     let place = place("x.parquet");
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).set_dictionary_enabled(dictionary).set_data_page_row_count_limit(1000).build();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(group_rows))
+        .set_dictionary_enabled(dictionary)
+        .set_data_page_row_count_limit(1000)
+        .build();
     let mut writer = ::parquet::arrow::ArrowWriter::try_new(File::create(&place.path).unwrap(), batch.schema(), Some(properties)).unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
@@ -132,7 +136,8 @@ fn parquet_row_groups_are_read_by_name_type_and_piece() {
     let footer = footer(&InputFile::at(&file.path, None).unwrap()).unwrap();
     assert_eq!(schema_text(&footer.schema), "city: text, n: Int32, price: decimal(10,2)");
     assert_eq!(footer.groups.iter().map(|group| group.rows).collect::<Vec<_>>(), [30, 30, 30, 10]);
-    let tables = read(TableSpec { batch_rows: 8, ..spec("n: int, city: text") }, &file.path, None, &[Piece::Groups { first: 1, count: 2 }]).unwrap();
+    let tables =
+        read(TableSpec { batch_rows: 8, ..spec("n: int, city: text") }, &file.path, None, &[Piece::Groups { first: 1, count: 2 }]).unwrap();
     let expected = (30..90).map(|n| row(&[&n.to_string(), &if n % 7 == 0 { String::new() } else { format!("city {}", n % 5) }]));
     assert_eq!(all_rows(&tables), expected.collect::<Vec<_>>());
     assert!(tables.iter().all(|table| table.batch.num_rows() <= 8 && table.batch.schema() == spec("n: int, city: text").schema));
@@ -178,7 +183,13 @@ fn arrow_batches_are_read_by_name_type_and_piece_and_cut_to_size() {
         assert!(check_pages(&input, None, 4096).is_ok());
         let error = check_pages(&input, None, 1500).unwrap_err();
         assert!(error.to_string().contains("batch 1 of"), "{error}");
-        let tables = read(TableSpec { batch_rows: 40, ..spec("price: decimal(12,2), n: int") }, &file.path, None, &[Piece::Groups { first: 1, count: 2 }]).unwrap();
+        let tables = read(
+            TableSpec { batch_rows: 40, ..spec("price: decimal(12,2), n: int") },
+            &file.path,
+            None,
+            &[Piece::Groups { first: 1, count: 2 }],
+        )
+        .unwrap();
         assert_eq!(tables.iter().map(|table| table.batch.num_rows()).collect::<Vec<_>>(), [40, 10, 20]);
         assert_eq!(tables.iter().map(|table| table.first_record).collect::<Vec<_>>(), [0, 40, 50]);
         assert_eq!(all_rows(&tables)[41], row(&["0.41", "41"]));
@@ -194,7 +205,10 @@ fn dictionaries_of_arrow_files_are_text_unless_they_are_wanted() {
     let plain = read(spec("s: text"), &file.path, None, &groups).unwrap();
     assert_eq!(*plain[0].batch.column(0).as_string::<i32>(), StringArray::from(vec!["x", "y", "x"]));
     let kept = read(TableSpec { keep_dictionaries: true, ..spec("s: text") }, &file.path, None, &groups).unwrap();
-    assert_eq!(kept[0].batch.schema(), batch.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>().into_schema());
+    assert_eq!(
+        kept[0].batch.schema(),
+        batch.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>().into_schema()
+    );
 }
 
 trait IntoSchema {
