@@ -15,3 +15,15 @@ pub enum Compression {
     /// bzip2, possibly of several streams: `.bz2`.
     Bzip2,
 }
+
+impl Compression {
+    /// Returns what a compressed file's name ends with, the dot included.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+            Self::Bzip2 => ".bz2",
+        }
+    }
+}
