@@ -60,7 +60,7 @@ pub struct ManifestPart {
 }
 
 impl ManifestPart {
-    /// The entry of a finished part.
+    /// Makes the entry of a finished part.
     pub fn new(name: String, part: &PartSummary) -> Self {
         Self { name, records: part.records, bytes: part.bytes, digest: Digest(part.digest) }
     }
@@ -82,14 +82,14 @@ pub struct SetAside {
 }
 
 impl Manifest {
-    /// The bytes of the file: the same for equal manifests.
+    /// Returns the bytes of the file: the same for equal manifests.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("names and numbers always have a JSON form");
         bytes.push(b'\n');
         bytes
     }
 
-    /// The digest of the file's bytes.
+    /// Returns the digest of the file's bytes.
     pub fn digest(&self) -> Digest {
         Digest(*blake3::hash(&self.to_bytes()).as_bytes())
     }

@@ -83,7 +83,7 @@ impl PublishError {
         move |source| Self::Io { action, path, source }
     }
 
-    /// Whether the disk, or the quota on it, is full.
+    /// Tells whether the disk, or the quota on it, is full.
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
@@ -163,12 +163,12 @@ impl OutputClaim {
         claim::refuse_claims_inside(&self.output)
     }
 
-    /// Where the output will be, as an absolute path.
+    /// Returns where the output will be, as an absolute path.
     pub fn output(&self) -> &Path {
         &self.output
     }
 
-    /// The staging directory. Everything in it is gone when the run is over.
+    /// Returns the staging directory. Everything in it is gone when the run is over.
     pub fn staging(&self) -> &Path {
         &self.staging
     }

@@ -17,6 +17,16 @@ pub struct Shard {
     pub bytes: u64,
 }
 
+impl Shard {
+    /// Where in the file the shard begins, for formats whose records have a place in bytes; else zero.
+    pub fn start(&self) -> u64 {
+        match self.piece {
+            Piece::Bytes { start, .. } | Piece::Whole { start } => start,
+            Piece::Groups { .. } => 0,
+        }
+    }
+}
+
 /// Names a piece of a file in the way its format can be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Piece {

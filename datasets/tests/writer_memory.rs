@@ -80,7 +80,7 @@ fn a_writer_stays_within_the_memory_that_it_announces() {
             if spec.check().is_err() {
                 continue;
             }
-            for (rows, length) in [(1_500_000, 8), (200, 200_000)] {
+            for (rows, length) in [(600_000, 8), (100, 200_000)] {
                 let (dir, announced) = open(&spec);
                 let mut text = String::with_capacity(length);
                 let peak = peak_of(|| {
@@ -98,10 +98,12 @@ fn a_writer_stays_within_the_memory_that_it_announces() {
             }
         }
     }
-    for (format, columns) in [(OutputFormat::Arrow, 40), (OutputFormat::Parquet, 1), (OutputFormat::Parquet, 10), (OutputFormat::Parquet, 40)] {
+    for (format, columns) in
+        [(OutputFormat::Arrow, 40), (OutputFormat::Parquet, 1), (OutputFormat::Parquet, 10), (OutputFormat::Parquet, 40)]
+    {
         let spec = SinkSpec { format, compression: Compression::Zstd, schema: Some(Arc::new(wide_schema(columns))) };
         let (dir, announced) = open(&spec);
-        let rows = 2_000_000 / columns;
+        let rows = 1_500_000 / columns;
         let batch = RecordBatch::try_from_iter((0..columns).map(|column| {
             let numbers = (0..rows).map(|row| scatter((row * columns + column) as u64) as i64);
             (format!("c{column}"), Arc::new(Int64Array::from_iter_values(numbers)) as ArrayRef)

@@ -111,7 +111,7 @@ fn sync(path: &Path) -> Result<(), PublishError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(PublishError::io("sync", path))
 }
 
-/// Whether the output with this manifest is the one that is visible.
+/// Tells whether the output with this manifest is the one that is visible.
 ///
 /// What a recovery asks first: `reveal` must not be repeated once it is done.
 pub fn is_published(output: &Path, manifest: Digest) -> bool {

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::manifest::MANIFEST_NAME;
+use crate::small_disk::SmallDisk;
 
 struct World {
     dir: TempDir,
@@ -122,8 +123,10 @@ fn a_claim_that_is_dropped_leaves_no_trace() {
     }
 }
 
+type Step = fn(&OutputClaim, &[(PathBuf, String)]);
+
 /// The steps of a run, each of which may be its last.
-const STEPS: [fn(&OutputClaim, &[(PathBuf, String)]); 4] = [
+const STEPS: [Step; 4] = [
     |_, _| {},
     |claim, files| {
         // Killed in the middle of assembling.
@@ -278,4 +281,19 @@ fn names_that_lead_out_of_the_output_are_refused_and_so_are_strangers_in_it() {
     assert!(matches!(claim.publish(&missing, &manifest(), false), Err(PublishError::Io { path, .. }) if path.ends_with("missing")));
     assert!(world.left_over().is_empty());
     assert!(!world.output.join(MANIFEST_NAME).exists());
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_output_and_no_trace() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let output = disk.path().join("out");
+    fs::create_dir(&output).unwrap();
+    fs::write(output.join("part-00000.csv"), "old").unwrap();
+    let claim = OutputClaim::take(&output, "a", true).unwrap();
+    let files = staged(&claim, "new");
+    let huge = Manifest { counters: (0..100_000).map(|n| (format!("counter {n}"), n)).collect(), ..manifest() };
+    let error = claim.publish(&files, &huge, true).unwrap_err();
+    assert!(error.is_disk_full(), "{error}");
+    assert_eq!(fs::read_to_string(output.join("part-00000.csv")).unwrap(), "old");
+    assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 1);
 }

@@ -1,4 +1,4 @@
-//! Parquet and Arrow IPC parts.
+//! Columnar parts: what is common to Parquet (`parquet.rs`) and Arrow IPC files.
 //!
 //! ```text
 //! rows ─▶ array builder ─┐
@@ -15,7 +15,7 @@
 use std::mem;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow::row::{RowConverter, Rows, SortField};
 use serde::Serialize;
@@ -32,8 +32,8 @@ const BUILT_ROWS: usize = 1024;
 
 /// Where a chunk ends: before the row that would go past either.
 pub(super) struct Cut {
-    rows: usize,
-    bytes: usize,
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
 }
 
 /// A columnar file being written, chunk by chunk.
@@ -185,7 +185,7 @@ pub(super) fn unsupported(schema: &SchemaRef) -> Option<String> {
 ///
 /// The row buffer grows by doubling and may hold one piece beyond a chunk; the arrays of a chunk exist
 /// beside it; the builder, its batch and a piece made plain are about a piece each.
-fn chunk_memory_bytes(bytes: usize) -> usize {
+pub(super) fn chunk_memory_bytes(bytes: usize) -> usize {
     2 * (bytes + PIECE_BYTES) + 2 * bytes + 3 * PIECE_BYTES
 }
 
@@ -219,94 +219,5 @@ impl ColumnFile for ArrowFile {
 
     fn finish(self) -> Result<PartFile, Fault> {
         Ok(self.0.into_inner()?)
-    }
-}
-
-#[cfg(feature = "parquet")]
-pub(super) use parquet_file::ParquetFile;
-
-#[cfg(feature = "parquet")]
-mod parquet_file {
-    use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
-    use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
-    use parquet::file::properties::WriterProperties;
-
-    use super::*;
-
-    /// Row groups end at these, rounded down to whole chunks. Encoded pages wait in memory for the end
-    /// of their row group, so its size is the larger part of what a writer needs.
-    const GROUP_ROWS: usize = 1 << 20;
-    const GROUP_BYTES: usize = 8 << 20;
-
-    /// A column's dictionary is given up beyond this. Its hash table is several times as large, and
-    /// every column may have one.
-    const DICTIONARY_BYTES: usize = 128 << 10;
-
-    /// A Parquet file.
-    pub(crate) struct ParquetFile {
-        writer: ArrowWriter<PartFile>,
-        group_rows: usize,
-        group_bytes: usize,
-    }
-
-    impl ParquetFile {
-        /// An upper estimate for a schema.
-        pub(crate) fn memory_bytes(schema: &SchemaRef) -> usize {
-            let leaves: usize = schema.fields().iter().map(leaves).sum();
-            // Dictionary with its table and indices, level and statistics buffers, codec.
-            let column = 5 * DICTIONARY_BYTES;
-            chunk_memory_bytes(Self::CUT.bytes) + GROUP_BYTES + leaves * column + BUFFER_BYTES
-        }
-
-        /// Why Parquet has no place for a schema.
-        pub(crate) fn unsupported(schema: &SchemaRef) -> Option<String> {
-            ArrowSchemaConverter::new().convert(schema).err().map(|error| error.to_string())
-        }
-    }
-
-    fn leaves(field: &FieldRef) -> usize {
-        match field.data_type() {
-            DataType::Struct(fields) => fields.iter().map(leaves).sum(),
-            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => leaves(item),
-            DataType::Map(entries, _) => leaves(entries),
-            _ => 1,
-        }
-    }
-
-    impl ColumnFile for ParquetFile {
-        /// Pages are filled from these.
-        const CUT: Cut = Cut { rows: 8192, bytes: 1 << 20 };
-
-        fn create(file: PartFile, schema: &SchemaRef, compression: Compression) -> Result<Self, Fault> {
-            let codec = match compression {
-                Compression::Gzip => Codec::GZIP(GzipLevel::default()),
-                Compression::Zstd => Codec::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?),
-                Compression::None | Compression::Bzip2 => Codec::UNCOMPRESSED,
-            };
-            let properties = WriterProperties::builder()
-                // Not the default, which names a version of the library.
-                .set_created_by("shardmill".to_owned())
-                .set_compression(codec)
-                .set_max_row_group_row_count(None)
-                .set_dictionary_page_size_limit(DICTIONARY_BYTES)
-                .build();
-            let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties))?;
-            Ok(Self { writer, group_rows: 0, group_bytes: 0 })
-        }
-
-        fn write(&mut self, chunk: &RecordBatch, bytes: usize) -> Result<(), Fault> {
-            let full = self.group_rows + chunk.num_rows() > GROUP_ROWS || self.group_bytes + bytes > GROUP_BYTES;
-            if full && self.group_rows > 0 {
-                self.writer.flush()?;
-                (self.group_rows, self.group_bytes) = (0, 0);
-            }
-            self.group_rows += chunk.num_rows();
-            self.group_bytes += bytes;
-            Ok(self.writer.write(chunk)?)
-        }
-
-        fn finish(self) -> Result<PartFile, Fault> {
-            Ok(self.writer.into_inner()?)
-        }
     }
 }

@@ -81,7 +81,7 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// The part that the error is about, where there is one.
+    /// Returns the part that the error is about, where there is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Create { path, .. }
@@ -95,7 +95,7 @@ impl WriteError {
         }
     }
 
-    /// Whether the disk, or the quota on it, is full.
+    /// Tells whether the disk, or the quota on it, is full.
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         match self {
@@ -136,11 +136,11 @@ impl From<ArrowError> for Fault {
 }
 
 #[cfg(feature = "parquet")]
-impl From<parquet::errors::ParquetError> for Fault {
-    fn from(error: parquet::errors::ParquetError) -> Self {
+impl From<::parquet::errors::ParquetError> for Fault {
+    fn from(error: ::parquet::errors::ParquetError) -> Self {
         match error {
             // The only errors from outside that its writer meets are those of the file beneath.
-            parquet::errors::ParquetError::External(source) => match source.downcast::<io::Error>() {
+            ::parquet::errors::ParquetError::External(source) => match source.downcast::<io::Error>() {
                 Ok(source) => Self::Io(*source),
                 Err(other) => Self::Data(other.to_string()),
             },

@@ -9,7 +9,7 @@
 //! jsonl      an object per row and line                                    json.rs
 //! text       a record and LF                                               here
 //! bytes      a record, as it is                                            here
-//! parquet    row groups of 1 Mi rows or 8 MiB of row bytes                 columnar.rs
+//! parquet    row groups of 1 Mi rows or 8 MiB of row bytes                 parquet.rs, columnar.rs
 //! arrow      IPC file; batches of 65,536 rows or 2 MiB of row bytes        columnar.rs
 //! ```
 //! Header and schema come from the type ([`schema_of`]), so that empty parts have them too.
@@ -21,18 +21,19 @@ mod error;
 mod file;
 mod json;
 mod measure;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod row;
 mod schema;
+mod spec;
 mod table;
 
-use std::fmt;
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use self::columnar::{ArrowFile, Columnar};
 use self::csv::Record;
@@ -40,160 +41,8 @@ use self::error::Fault;
 pub use self::error::WriteError;
 use self::file::{PartFile, Stream};
 pub use self::schema::{SchemaUnknown, schema_of};
+pub use self::spec::{OutputFormat, SinkSpec, UnknownOutputFormat};
 use self::table::Kind;
-use crate::format::Compression;
-
-/// The format of a part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OutputFormat {
-    /// Comma-separated values with a header.
-    Csv,
-    /// Tab-separated values with a header, quoted like CSV.
-    Tsv,
-    /// A JSON object per line.
-    #[serde(rename = "jsonl")]
-    JsonLines,
-    /// Parquet.
-    Parquet,
-    /// Arrow IPC file.
-    Arrow,
-    /// Records, each followed by a newline.
-    Text,
-    /// Records, one after the other.
-    Bytes,
-}
-
-impl OutputFormat {
-    /// All formats, in the order in which they are documented.
-    pub const ALL: [Self; 7] = [Self::Csv, Self::Tsv, Self::JsonLines, Self::Parquet, Self::Arrow, Self::Text, Self::Bytes];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Csv => "csv",
-            Self::Tsv => "tsv",
-            Self::JsonLines => "jsonl",
-            Self::Parquet => "parquet",
-            Self::Arrow => "arrow",
-            Self::Text => "text",
-            Self::Bytes => "bytes",
-        }
-    }
-
-    /// The end of a part's name, without the dot.
-    pub fn extension(self) -> &'static str {
-        match self {
-            Self::Text => "txt",
-            Self::Bytes => "bin",
-            other => other.name(),
-        }
-    }
-
-    /// Whether parts consist of rows and batches, rather than of records of bytes.
-    pub fn is_tabular(self) -> bool {
-        !matches!(self, Self::Text | Self::Bytes)
-    }
-
-    fn is_columnar(self) -> bool {
-        matches!(self, Self::Parquet | Self::Arrow)
-    }
-}
-
-impl fmt::Display for OutputFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A name that is no output format.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no output format; there are csv, tsv, jsonl, parquet, arrow, text and bytes")]
-pub struct UnknownOutputFormat(String);
-
-impl FromStr for OutputFormat {
-    type Err = UnknownOutputFormat;
-
-    fn from_str(name: &str) -> Result<Self, UnknownOutputFormat> {
-        let found = Self::ALL.into_iter().find(|format| format.name() == name);
-        found.ok_or_else(|| UnknownOutputFormat(name.to_owned()))
-    }
-}
-
-/// What every part of an output looks like.
-#[derive(Clone, Debug)]
-pub struct SinkSpec {
-    /// The format.
-    pub format: OutputFormat,
-    /// Of the whole stream for the text formats and `bytes`; of pages in Parquet, of bodies in Arrow.
-    pub compression: Compression,
-    /// The columns. Parquet and Arrow need it; CSV and TSV have a header only with it; text and bytes
-    /// have no use for it.
-    pub schema: Option<SchemaRef>,
-}
-
-impl SinkSpec {
-    /// Tells whether such parts can be written at all. To be asked before any work is done.
-    pub fn check(&self) -> Result<(), WriteError> {
-        let unsupported = |cause| Err(WriteError::Unsupported { format: self.format, cause });
-        let possible: &[Compression] = match self.format {
-            OutputFormat::Arrow => &[Compression::None, Compression::Zstd],
-            _ => &[Compression::None, Compression::Gzip, Compression::Zstd],
-        };
-        if !possible.contains(&self.compression) {
-            return unsupported(format!("it is not compressed with {:?}; choose from {possible:?}", self.compression).to_lowercase());
-        }
-        if cfg!(not(feature = "parquet")) && self.format == OutputFormat::Parquet {
-            return unsupported("this program was built without the feature `parquet`".to_owned());
-        }
-        match &self.schema {
-            None if self.format.is_columnar() => unsupported("it needs a schema".to_owned()),
-            None => Ok(()),
-            Some(schema) => self.unsupported_column(schema).map_or(Ok(()), unsupported),
-        }
-    }
-
-    fn unsupported_column(&self, schema: &SchemaRef) -> Option<String> {
-        match self.format {
-            OutputFormat::Csv | OutputFormat::Tsv => {
-                let plain = table::plain_schema(schema, Kind::Text);
-                let nested = plain.fields().iter().find(|field| field.data_type().is_nested())?;
-                Some(format!("column `{}` is nested; jsonl, parquet and arrow take it", nested.name()))
-            }
-            OutputFormat::Arrow => columnar::unsupported(schema),
-            #[cfg(feature = "parquet")]
-            OutputFormat::Parquet => columnar::unsupported(schema).or_else(|| columnar::ParquetFile::unsupported(schema)),
-            _ => None,
-        }
-    }
-
-    /// The name of a partition's part: `part-00007.csv.gz`.
-    pub fn part_name(&self, partition: u32) -> String {
-        let suffix = match self.compression {
-            // Inside the file, where readers look for it.
-            _ if self.format.is_columnar() => "",
-            Compression::None => "",
-            Compression::Gzip => ".gz",
-            Compression::Zstd => ".zst",
-            Compression::Bzip2 => ".bz2",
-        };
-        format!("part-{partition:05}.{}{suffix}", self.format.extension())
-    }
-
-    /// An upper estimate of one open writer's memory, whatever is written to it.
-    ///
-    /// A record larger than a mebibyte comes on top, several times over in the columnar formats.
-    pub fn memory_bytes(&self) -> usize {
-        match (self.format, &self.schema) {
-            (OutputFormat::Arrow, _) => ArrowFile::memory_bytes(),
-            #[cfg(feature = "parquet")]
-            (OutputFormat::Parquet, Some(schema)) => columnar::ParquetFile::memory_bytes(schema),
-            // A piece of a batch becomes text beside it.
-            (format, _) if format.is_tabular() => Stream::memory_bytes(self.compression) + 4 * table::PIECE_BYTES,
-            _ => Stream::memory_bytes(self.compression),
-        }
-    }
-}
 
 /// A finished part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,7 +110,7 @@ enum Encoder {
     },
     Arrow(Box<Columnar<ArrowFile>>),
     #[cfg(feature = "parquet")]
-    Parquet(Box<Columnar<columnar::ParquetFile>>),
+    Parquet(Box<Columnar<parquet::ParquetFile>>),
     /// It failed; what the file holds is not what was meant.
     Broken,
 }

@@ -4,15 +4,19 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::sync::Arc;
 
+use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Int64Array, StringArray, StringViewArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, TimeUnit};
 use arrow::ipc::reader::FileReader;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use serde::Deserialize;
+
 use super::*;
+use crate::format::Compression;
+use crate::small_disk::SmallDisk;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Sale {
@@ -43,7 +47,7 @@ fn part(spec: &SinkSpec, fill: impl FnOnce(&mut PartWriter) -> Result<(), WriteE
     let path = dir.path().join(spec.part_name(0));
     let mut writer = PartWriter::create(&path, spec).unwrap();
     fill(&mut writer).unwrap();
-    let summary = writer.finish(true).unwrap();
+    let summary = writer.finish(false).unwrap();
     (dir, path, summary)
 }
 
@@ -383,6 +387,34 @@ fn a_part_never_replaces_a_file_and_says_where_it_could_not_be_made() {
     assert!(matches!(&error, WriteError::Create { path: named, .. } if *named == path));
     let missing = dir.path().join("missing/part");
     assert_eq!(PartWriter::create(&missing, &spec).err().unwrap().path(), Some(missing.as_path()));
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_names_the_part_in_every_format() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    // Text that does not compress to less than the disk.
+    let rows: Vec<WordTotal> =
+        (0..200_000u64).map(|n| WordTotal { word: blake3::hash(&n.to_le_bytes()).to_hex()[..32].to_owned(), count: n }).collect();
+    for format in OutputFormat::ALL {
+        for compression in [Compression::None, Compression::Zstd] {
+            let spec = SinkSpec { compression, ..spec_of::<WordTotal>(format) };
+            let path = disk.path().join("part");
+            let mut part = PartWriter::create(&path, &spec).unwrap();
+            let written = rows.iter().try_for_each(|row| match format.is_tabular() {
+                true => part.write_row(row),
+                false => part.write_record(row.word.as_bytes()),
+            });
+            let failed = written.is_err();
+            let error = match written.and_then(|()| part.finish(true).map(drop)) {
+                Err(error) => error,
+                Ok(()) => panic!("{format} {compression:?} fits"),
+            };
+            assert!(error.is_disk_full(), "{format} {compression:?}: {error}");
+            assert!(matches!(&error, WriteError::Write { path: named, .. } if *named == path));
+            assert!(failed || format == OutputFormat::Parquet, "only row groups wait for the end");
+            fs::remove_file(path).unwrap();
+        }
+    }
 }
 
 #[test]
