@@ -16,7 +16,7 @@
 
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
-use arrow::datatypes::{Float64Type, i256};
+use arrow::datatypes::Float64Type;
 
 use crate::column::{Column, Numbers, numbers};
 use crate::exact;
@@ -249,16 +249,17 @@ impl Input {
     /// Folds `row` into the slot at `at`, and returns where the next slot is.
     #[inline]
     pub(crate) fn fold(&self, row: usize, states: &mut States, at: usize) -> usize {
-        if self.nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) {
-            match &self.values {
-                Values::Rows => states.add_narrow(at, 1),
-                Values::Sum(values) => states.add_narrow(at, values[row]),
-                Values::Meet(values) => states.meet_narrow(at, values[row]),
-                Values::WideSum(values) => states.add_wide(at, i256::from_i128(values[row])),
-                Values::WideMeet(values) => states.meet_wide(at, i256::from_i128(values[row])),
-                Values::Floats(values) => states.add_float(at, values[row]),
-                Values::Texts(values) => states.meet_text(at, values.value(row).as_bytes()),
-            }
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+            return states.after(at);
+        }
+        match &self.values {
+            Values::Rows => return states.add_narrow(at, 1),
+            Values::Sum(values) => return states.add_narrow(at, values[row]),
+            Values::Meet(values) => return states.meet_narrow(at, values[row]),
+            Values::WideSum(values) => states.add_wide(at, values[row]),
+            Values::WideMeet(values) => states.meet_wide(at, values[row]),
+            Values::Floats(values) => states.add_float(at, values[row]),
+            Values::Texts(values) => states.meet_text(at, values.value(row).as_bytes()),
         }
         states.after(at)
     }

@@ -70,6 +70,13 @@ impl Finite {
     /// The sum, if 128 bits can hold it.
     #[inline]
     pub(crate) fn plus(self, other: Finite) -> Option<Finite> {
+        // A sum is soon in units as small as any that come.
+        let by = i32::from(other.exponent) - i32::from(self.exponent);
+        if (0..free_bits(other.mantissa) as i32).contains(&by)
+            && let Some(mantissa) = self.mantissa.checked_add(other.mantissa << by)
+        {
+            return Some(Finite { mantissa, exponent: self.exponent });
+        }
         let (high, low) = if self.exponent >= other.exponent { (self, other) } else { (other, self) };
         if high.mantissa == 0 {
             return Some(low);

@@ -32,6 +32,7 @@
 //!   text       length 0–28 · 29: a varint as length · 31: empty; then the bytes
 //! ```
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use arrow::datatypes::i256;
@@ -62,8 +63,10 @@ const KINDS: [Kind; 6] = [Kind::Sum, Kind::Min, Kind::Max, Kind::FloatSum, Kind:
 /// How the value of a slot is held.
 const EMPTY: u64 = 0;
 const INLINE: u64 = 1;
-/// Numbers: `LONG + n` is followed by n words.
-const LONG: u64 = 1;
+/// Numbers followed by so many words.
+const LONG_1: u64 = 2;
+const LONG_2: u64 = 3;
+const LONG_3: u64 = 4;
 /// Float sums.
 const SMALL: u64 = 1;
 const WIDE: u64 = 2;
@@ -105,7 +108,7 @@ pub(crate) fn is_narrow(value: i128) -> bool {
 fn width(word: u64) -> usize {
     match (kind(word), form(word)) {
         (Kind::Sum | Kind::Min | Kind::Max, EMPTY) => 1,
-        (Kind::Sum | Kind::Min | Kind::Max, form) => 1 + (form - LONG) as usize,
+        (Kind::Sum | Kind::Min | Kind::Max, form) => 1 + (form - INLINE) as usize,
         (Kind::FloatSum, WIDE) => 1 + LIMBS,
         (Kind::FloatSum, _) => 3,
         (Kind::MinText | Kind::MaxText, _) => 1 + (payload(word) as usize).div_ceil(8),
@@ -115,10 +118,35 @@ fn width(word: u64) -> usize {
 /// The aggregates of one group.
 ///
 /// Combining is associative and commutative, and so is folding in rows: whatever the order, the encoding is the same.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct States {
     words: Words,
 }
+
+impl Clone for States {
+    #[inline]
+    fn clone(&self) -> Self {
+        // One copy; the derived form goes word by word.
+        Self { words: Words::from_slice(&self.words) }
+    }
+}
+
+/// An exact number, in the narrower of two types.
+enum Number {
+    Long(i128),
+    Huge(i256),
+}
+
+impl Number {
+    fn huge(self) -> i256 {
+        match self {
+            Number::Long(value) => i256::from_i128(value),
+            Number::Huge(value) => value,
+        }
+    }
+}
+
+const FITS: &str = "the sum of 2^64 numbers of 128 bits fits";
 
 /// The value of a slot, read.
 #[derive(Debug, PartialEq)]
@@ -148,44 +176,60 @@ impl States {
         if word & 0xef <= Kind::Max as u64 { at + 1 } else { at + width(word) }
     }
 
-    /// Adds a number that is known to be narrow.
+    /// Adds a number that is known to be narrow, and returns where the next slot is.
     #[inline]
-    pub(crate) fn add_narrow(&mut self, at: usize, value: i64) {
+    pub(crate) fn add_narrow(&mut self, at: usize, value: i64) -> usize {
         debug_assert!(is_narrow(value.into()));
-        let word = self.words[at];
-        if form(word) <= INLINE
-            && let Some(sum) = (word as i64).checked_add(value << TAG_BITS)
+        let word = &mut self.words[at];
+        if form(*word) <= INLINE
+            && let Some(sum) = (*word as i64).checked_add(value << TAG_BITS)
         {
-            self.words[at] = sum as u64 | INLINE << 4;
-        } else {
-            self.add_wide(at, i256::from_i128(value.into()));
+            *word = sum as u64 | INLINE << 4;
+            return at + 1;
+        }
+        self.add_wide(at, value.into());
+        self.after(at)
+    }
+
+    /// Adds any number of a column.
+    #[inline(never)]
+    pub(crate) fn add_wide(&mut self, at: usize, value: i128) {
+        match self.number(at) {
+            None => self.set_number(at, value),
+            Some(Number::Long(old)) if let Some(sum) = old.checked_add(value) => self.set_number(at, sum),
+            Some(old) => self.set_huge(at, old.huge().checked_add(i256::from_i128(value)).expect(FITS)),
         }
     }
 
-    #[cold]
-    pub(crate) fn add_wide(&mut self, at: usize, value: i256) {
-        let sum = self.number(at).map_or(value, |old| old.checked_add(value).expect("2^64 numbers of 128 bits fit"));
-        self.set_number(at, sum);
-    }
-
-    /// Takes the smaller (`Kind::Min`) or the larger of a narrow number and what is there.
+    /// Takes the smaller (`Kind::Min`) or the larger of a narrow number and what is there, and returns where the next slot is.
     #[inline]
-    pub(crate) fn meet_narrow(&mut self, at: usize, value: i64) {
-        let word = self.words[at];
-        let replaces = match form(word) {
+    pub(crate) fn meet_narrow(&mut self, at: usize, value: i64) -> usize {
+        debug_assert!(is_narrow(value.into()));
+        let word = &mut self.words[at];
+        let replaces = match form(*word) {
             EMPTY => true,
-            INLINE if kind(word) == Kind::Min => value < payload(word),
-            INLINE => value > payload(word),
-            _ => return self.meet_wide(at, i256::from_i128(value.into())),
+            INLINE if kind(*word) == Kind::Min => value < payload(*word),
+            INLINE => value > payload(*word),
+            _ => {
+                self.meet_wide(at, value.into());
+                return self.after(at);
+            }
         };
         if replaces {
-            self.words[at] = (value << TAG_BITS) as u64 | tag(kind(word), INLINE);
+            *word = (value << TAG_BITS) as u64 | tag(kind(*word), INLINE);
         }
+        at + 1
     }
 
-    pub(crate) fn meet_wide(&mut self, at: usize, value: i256) {
-        let is_min = kind(self.words[at]) == Kind::Min;
-        let replaces = self.number(at).is_none_or(|old| if is_min { value < old } else { value > old });
+    /// The same for any number of a column.
+    #[inline(never)]
+    pub(crate) fn meet_wide(&mut self, at: usize, value: i128) {
+        let replaces = match (self.number(at), kind(self.words[at])) {
+            (Some(Number::Long(old)), Kind::Min) => value < old,
+            (Some(Number::Long(old)), _) => value > old,
+            // Only sums are ever huge.
+            _ => true,
+        };
         if replaces {
             self.set_number(at, value);
         }
@@ -232,7 +276,13 @@ impl States {
         float_sum::add_to_limbs(&mut limbs, self.small(at));
         float_sum::add_to_limbs(&mut limbs, value);
         let first = u64::from(self.specials(at)) << 24 | tag(Kind::FloatSum, WIDE);
-        self.splice(at, std::iter::once(first).chain(limbs));
+        self.set_limbs(at, first, &limbs);
+    }
+
+    fn set_limbs(&mut self, at: usize, first: u64, limbs: &[u64; LIMBS]) {
+        let words = self.resized(at, 1 + LIMBS);
+        words[0] = first;
+        words[1..].copy_from_slice(limbs);
     }
 
     fn small(&self, at: usize) -> Finite {
@@ -257,25 +307,40 @@ impl States {
         self.words[at] = word & 0xffff << TAG_BITS | u64::from(specials) << 24 | tag(Kind::FloatSum, form);
     }
 
-    fn number(&self, at: usize) -> Option<i256> {
+    fn number(&self, at: usize) -> Option<Number> {
         let word = self.words[at];
-        match form(word) {
-            EMPTY => None,
-            INLINE => Some(i256::from_i128(payload(word).into())),
-            form => Some(number_of_words(&self.words[at + 1..=at + (form - LONG) as usize])),
+        let words = |count: usize| &self.words[at + 1..=at + count];
+        Some(match form(word) {
+            EMPTY => return None,
+            INLINE => Number::Long(payload(word).into()),
+            LONG_1 => Number::Long((words(1)[0] as i64).into()),
+            LONG_2 => Number::Long((u128::from(words(2)[0]) | u128::from(words(2)[1]) << 64) as i128),
+            _ => {
+                let words = words(3);
+                let low = u128::from(words[0]) | u128::from(words[1]) << 64;
+                Number::Huge(i256::from_parts(low, (words[2] as i64).into()))
+            }
+        })
+    }
+
+    fn set_number(&mut self, at: usize, value: i128) {
+        let kind = kind(self.words[at]);
+        if is_narrow(value) {
+            self.resized(at, 1)[0] = (value << TAG_BITS) as u64 | tag(kind, INLINE);
+        } else if let Ok(short) = i64::try_from(value) {
+            self.resized(at, 2).copy_from_slice(&[tag(kind, LONG_1), short as u64]);
+        } else {
+            self.resized(at, 3).copy_from_slice(&[tag(kind, LONG_2), value as u64, (value >> 64) as u64]);
         }
     }
 
-    fn set_number(&mut self, at: usize, value: i256) {
-        let kind = kind(self.words[at]);
-        if let Some(narrow) = value.to_i128().filter(|&value| is_narrow(value)) {
-            return self.splice(at, [(narrow << TAG_BITS) as u64 | tag(kind, INLINE)].into_iter());
+    fn set_huge(&mut self, at: usize, value: i256) {
+        if let Some(value) = value.to_i128() {
+            return self.set_number(at, value);
         }
-        let bytes = value.to_le_bytes();
-        let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
-        let count = significant_bytes(&bytes).div_ceil(8);
-        let first = tag(kind, LONG + count as u64);
-        self.splice(at, std::iter::once(first).chain(words).take(1 + count));
+        let (low, high) = value.to_parts();
+        let first = tag(kind(self.words[at]), LONG_3);
+        self.resized(at, 4).copy_from_slice(&[first, low as u64, (low >> 64) as u64, high as u64]);
     }
 
     fn text(&self, at: usize) -> Option<&[u8]> {
@@ -288,25 +353,25 @@ impl States {
 
     fn set_text(&mut self, at: usize, value: &[u8]) {
         let first = (value.len() as u64) << TAG_BITS | tag(kind(self.words[at]), INLINE);
-        let words = value.chunks(8).map(|chunk| {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            u64::from_ne_bytes(word)
-        });
-        self.splice(at, std::iter::once(first).chain(words));
+        let words = self.resized(at, 1 + value.len().div_ceil(8));
+        words[0] = first;
+        for (word, chunk) in words[1..].iter_mut().zip(value.chunks(8)) {
+            let mut bytes = [0; 8];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            *word = u64::from_ne_bytes(bytes);
+        }
     }
 
-    /// Replaces the slot at `at`.
-    fn splice(&mut self, at: usize, slot: impl Iterator<Item = u64>) {
-        let slot: Words = slot.collect();
+    /// Gives the slot at `at` so many words, to be written.
+    fn resized(&mut self, at: usize, new: usize) -> &mut [u64] {
         let old = width(self.words[at]);
-        let end = at + old.min(slot.len());
-        self.words[at..end].copy_from_slice(&slot[..end - at]);
-        if slot.len() > old {
-            self.words.insert_many(end, slot[old..].iter().copied());
-        } else {
-            self.words.drain(end..at + old);
+        match new.cmp(&old) {
+            Ordering::Equal => {}
+            Ordering::Greater if at + old == self.words.len() => self.words.resize(at + new, 0),
+            Ordering::Greater => self.words.insert_many(at + old, std::iter::repeat_n(0, new - old)),
+            Ordering::Less => _ = self.words.drain(at + new..at + old),
         }
+        &mut self.words[at..at + new]
     }
 
     /// Folds `next` into this state, both of the same group.
@@ -326,10 +391,19 @@ impl States {
                     }
                 }
                 (_, EMPTY) => {}
-                (Kind::Sum, INLINE) => self.add_narrow(at, payload(word)),
-                (Kind::Sum, _) => self.add_wide(at, next.number(from).expect("not empty")),
-                (Kind::Min | Kind::Max, INLINE) => self.meet_narrow(at, payload(word)),
-                (Kind::Min | Kind::Max, _) => self.meet_wide(at, next.number(from).expect("not empty")),
+                (Kind::Sum, INLINE) => _ = self.add_narrow(at, payload(word)),
+                (Kind::Sum, _) => match next.number(from).expect("not empty") {
+                    Number::Long(value) => self.add_wide(at, value),
+                    Number::Huge(value) => {
+                        let old = self.number(at).map_or(i256::ZERO, Number::huge);
+                        self.set_huge(at, old.checked_add(value).expect(FITS));
+                    }
+                },
+                (Kind::Min | Kind::Max, INLINE) => _ = self.meet_narrow(at, payload(word)),
+                (Kind::Min | Kind::Max, _) => match next.number(from).expect("not empty") {
+                    Number::Long(value) => self.meet_wide(at, value),
+                    Number::Huge(_) => unreachable!("only sums are ever huge"),
+                },
                 (Kind::MinText | Kind::MaxText, _) => self.meet_text(at, next.text(from).expect("not empty")),
             }
             at = self.after(at);
@@ -357,7 +431,10 @@ impl States {
         match (kind(word), form(word)) {
             (_, EMPTY) => Slot::Empty,
             (Kind::Sum | Kind::Min | Kind::Max, INLINE) => Slot::Number(payload(word).into()),
-            (Kind::Sum | Kind::Min | Kind::Max, _) => self.number(at).and_then(i256::to_i128).map_or(Slot::Huge, Slot::Number),
+            (Kind::Sum | Kind::Min | Kind::Max, _) => match self.number(at).expect("not empty") {
+                Number::Long(value) => Slot::Number(value),
+                Number::Huge(_) => Slot::Huge,
+            },
             (Kind::FloatSum, form) => Slot::Float(match float_sum::of_specials(self.specials(at)) {
                 Some(special) => special,
                 None if form == WIDE => float_sum::round_limbs(&self.words[at + 1..=at + LIMBS]),
@@ -378,7 +455,7 @@ impl States {
                 (kind, EMPTY) => put_header(out, kind, LENGTH_EMPTY),
                 (Kind::Sum | Kind::Min | Kind::Max, INLINE) => put_number(out, kind(word), &payload(word).to_le_bytes()),
                 (Kind::Sum | Kind::Min | Kind::Max, _) => {
-                    put_number(out, kind(word), &self.number(at).expect("not empty").to_le_bytes());
+                    put_number(out, kind(word), &self.number(at).expect("not empty").huge().to_le_bytes());
                 }
                 (Kind::FloatSum, form) => {
                     let specials = self.specials(at);
@@ -426,10 +503,10 @@ impl States {
                 Kind::Sum | Kind::Min | Kind::Max if length <= 7 => {
                     states.words[at] = (small_integer(value) << TAG_BITS) as u64 | tag(kind, INLINE);
                 }
-                Kind::Sum | Kind::Min | Kind::Max if length > NUMBER_BYTES => return Err(DecodeError),
-                Kind::Sum | Kind::Min | Kind::Max => {
-                    states.set_number(at, i256::from_le_bytes(sign_extended(value)?));
+                Kind::Sum if length > 16 && length <= NUMBER_BYTES => {
+                    states.set_huge(at, i256::from_le_bytes(sign_extended(value)?));
                 }
+                Kind::Sum | Kind::Min | Kind::Max => states.set_number(at, i128::from_le_bytes(sign_extended(value)?)),
                 Kind::FloatSum if length == 0 => states.set_small(at, Finite::ZERO, 0),
                 Kind::FloatSum => {
                     let exponent = take(&mut bytes, 2)?;
@@ -457,18 +534,9 @@ impl States {
             *limb = u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
         }
         float_sum::shift_left(&mut limbs, float_sum::shift_of(exponent));
-        let first = tag(Kind::FloatSum, WIDE);
-        self.splice(at, std::iter::once(first).chain(limbs));
+        self.set_limbs(at, tag(Kind::FloatSum, WIDE), &limbs);
         Ok(())
     }
-}
-
-fn number_of_words(words: &[u64]) -> i256 {
-    let mut bytes = [if (words[words.len() - 1] as i64) < 0 { 0xff } else { 0 }; 32];
-    for (target, word) in bytes.chunks_exact_mut(8).zip(words) {
-        target.copy_from_slice(&word.to_le_bytes());
-    }
-    i256::from_le_bytes(bytes)
 }
 
 /// The length of the shortest two's complement of a little-endian number; zero needs none.
