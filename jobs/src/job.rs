@@ -49,8 +49,6 @@ pub enum ColumnTypes {
     Inferred,
     /// As given for the columns named; the others are inferred.
     Given(SchemaRef),
-    /// All text.
-    Text,
 }
 
 /// A job: its fields are its parameters, its methods are its phases.
@@ -123,13 +121,13 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
     }
 
     /// Which columns of a tabular input are read. [`Rows<T>`](crate::Rows) knows by itself.
-    fn columns(&self) -> Columns {
-        Columns::All
+    fn columns(&self) -> Result<Columns> {
+        Ok(Columns::All)
     }
 
     /// What types the columns of text formats get.
-    fn column_types(&self) -> ColumnTypes {
-        ColumnTypes::Inferred
+    fn column_types(&self) -> Result<ColumnTypes> {
+        Ok(ColumnTypes::Inferred)
     }
 
     /// Learns what the input looks like: called once in each process before anything else, with the same result everywhere.
@@ -138,6 +136,12 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
     fn bind(&mut self, schema: Option<&SchemaRef>) -> Result {
         let _ = schema;
         Ok(())
+    }
+
+    /// The columns that are read from delimited text, where these are not simply those in `schema`: a column may be read as another type
+    /// than the one inferred, or twice, as different types.
+    fn columns_read(&mut self, schema: &SchemaRef) -> SchemaRef {
+        schema.clone()
     }
 
     /// How keys are spread over partitions.

@@ -17,6 +17,8 @@ pub mod testing;
 pub mod value;
 pub mod words;
 
+/// The Arrow crates that this version of shardmill works with, for jobs on [`Batches`].
+pub use arrow;
 pub use cli::{PROTOCOL, main, main_named};
 pub use combine::{Combine, Max, Min, NoCombine, Sum};
 pub use engine::{Emitter, Output, Values, parse_bytes, system_memory};
@@ -27,6 +29,11 @@ pub use output::{OutputType, Raw, Table};
 pub use shape::{Any, AnyRecord, Batches, Bytes, Lines, Rows, Shape};
 pub use value::{Blob, Text, Value};
 pub use words::words;
+
+/// Columns of text formats: how their types are written and read, as in `--schema 'price: decimal(12,2)'`.
+pub mod table {
+    pub use shardmill_datasets::table::{SchemaError, parse_schema, schema_text};
+}
 
 /// Every executable of a job uses this allocator: page faults and locks of the system's own cost several per cent.
 #[global_allocator]

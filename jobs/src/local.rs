@@ -167,20 +167,22 @@ impl<J: MapReduce> Planned<J> {
             partitions: options.partitions,
             csv: options.csv,
             limits,
-            columns: match (J::Input::columns(), job.columns()) {
+            columns: match (J::Input::columns(), job.columns().map_err(refused)?) {
                 (_, Columns::Named(names)) | (Columns::Named(names), Columns::All) => Projection::Names(names),
                 (Columns::All, Columns::All) => Projection::All,
             },
-            schema: match job.column_types() {
+            schema: match job.column_types().map_err(refused)? {
                 ColumnTypes::Inferred => SchemaRequest::Infer,
                 ColumnTypes::Given(schema) => SchemaRequest::Given(schema),
-                ColumnTypes::Text => SchemaRequest::AllText,
             },
         };
         let draft = Draft::new(files, plan_options)?;
         let surveys = pool.install(|| draft.surveys().par_iter().map(|survey| survey.run()).collect::<Result<Vec<_>, _>>())?;
-        let plan = draft.finish(surveys)?;
-        job.bind(plan.schema.as_ref()).map_err(|error| RunError::Bind(error.to_string()))?;
+        let mut plan = draft.finish(surveys)?;
+        job.bind(plan.schema.as_ref()).map_err(refused)?;
+        if plan.files.iter().all(|file| file.file.format.delimiter().is_some()) {
+            plan.schema = plan.schema.map(|schema| job.columns_read(&schema));
+        }
         let sink = sink_spec(&job, &plan, &options)?;
         let budget = Budget::new(total_bytes, threads, reader_bytes(&plan), sink.memory_bytes())?;
         Ok(Self { name: name.to_owned(), job, plan, sink, budget, pool, options, progress, started })
@@ -297,9 +299,14 @@ impl<J: MapReduce> Planned<J> {
     }
 }
 
+/// The job refuses its parameters, or the input's columns.
+fn refused(error: Box<dyn std::error::Error + Send + Sync>) -> RunError {
+    RunError::Bind(error.to_string())
+}
+
 /// What the parts look like; refused here if the job cannot write it.
 fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<SinkSpec, RunError> {
-    let fits = <J::Output as OutputType<J>>::fits;
+    let fits = |format| <J::Output as OutputType<J>>::fits(job, format);
     let of_fixed = plan.files.iter().any(|file| matches!(file.file.format, Format::Fixed(_)));
     let default = if of_fixed && fits(OutputFormat::Bytes) {
         OutputFormat::Bytes

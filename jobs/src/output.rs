@@ -26,12 +26,7 @@ pub trait OutputType<J: MapReduce>: 'static {
     fn schema(job: &J) -> Result<Option<SchemaRef>>;
 
     /// Whether this can be written in `format`.
-    fn fits(format: OutputFormat) -> bool;
-
-    /// Called after each group.
-    fn after_group(_: &mut Output<'_, J>) -> Result {
-        Ok(())
-    }
+    fn fits(job: &J, format: OutputFormat) -> bool;
 
     /// Called after the last group.
     fn end(_: &mut Output<'_, J>) -> Result {
@@ -48,8 +43,8 @@ impl<J: MapReduce, T: Serialize + DeserializeOwned + 'static> OutputType<J> for 
         Ok(Some(schema_of::<T>()?.into()))
     }
 
-    fn fits(format: OutputFormat) -> bool {
-        !matches!(format, OutputFormat::Text | OutputFormat::Bytes)
+    fn fits(_: &J, format: OutputFormat) -> bool {
+        format.is_tabular()
     }
 }
 
@@ -78,12 +73,22 @@ impl<J: MapReduce> OutputType<J> for Raw {
         Ok(None)
     }
 
-    fn fits(format: OutputFormat) -> bool {
-        matches!(format, OutputFormat::Text | OutputFormat::Bytes)
+    fn fits(_: &J, format: OutputFormat) -> bool {
+        !format.is_tabular()
     }
 }
 
-impl<J: MapReduce<Output = Raw>> Output<'_, J> {
+/// Outputs that may be written as records without columns: [`Raw`] and [`Table`].
+pub trait WritesRecords {}
+
+impl WritesRecords for Raw {}
+
+impl<R> WritesRecords for Table<R> {}
+
+impl<J: MapReduce> Output<'_, J>
+where
+    J::Output: WritesRecords,
+{
     /// Writes a record: in `bytes` as it is, in `text` with a line end behind it.
     #[inline]
     pub fn write_record(&mut self, record: &[u8]) -> Result {
@@ -102,16 +107,18 @@ pub trait Rows<J>: 'static {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Whether they should be taken before more are added.
+    fn is_full(&self) -> bool {
+        self.len() >= 4096
+    }
     /// Takes the rows gathered, as a batch of the job's output schema.
     fn take(&mut self) -> Result<RecordBatch>;
 }
 
-/// Output with columns that follow from the job's parameters and input: [`MapReduce::output_schema`] says which.
+/// Output with columns that follow from the job's parameters and input: [`MapReduce::output_schema`] says which. Where it names none, the
+/// job writes records as [`Raw`] does.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<R>(PhantomData<R>);
-
-/// Rows are passed on to the part in batches of this many.
-const BATCH_ROWS: usize = 4096;
 
 impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> OutputType<J> for Table<R> {
     type State = R;
@@ -121,15 +128,11 @@ impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> OutputType<J> for Table<R> {
     }
 
     fn schema(job: &J) -> Result<Option<SchemaRef>> {
-        job.output_schema().map(Some).ok_or_else(|| "the job writes a table but names no columns (`output_schema`)".into())
+        Ok(job.output_schema())
     }
 
-    fn fits(format: OutputFormat) -> bool {
-        !matches!(format, OutputFormat::Text | OutputFormat::Bytes)
-    }
-
-    fn after_group(out: &mut Output<'_, J>) -> Result {
-        if out.state.len() >= BATCH_ROWS { Self::end(out) } else { Ok(()) }
+    fn fits(job: &J, format: OutputFormat) -> bool {
+        job.output_schema().is_some() == format.is_tabular()
     }
 
     fn end(out: &mut Output<'_, J>) -> Result {
@@ -143,9 +146,10 @@ impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> OutputType<J> for Table<R> {
 }
 
 impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> Output<'_, J> {
-    /// The rows that are being gathered, to add to.
+    /// Adds to the rows that are being gathered, and passes them on to the part where they are enough.
     #[inline]
-    pub fn rows(&mut self) -> &mut R {
-        self.state
+    pub fn add(&mut self, add: impl FnOnce(&mut R) -> Result) -> Result {
+        add(self.state)?;
+        if self.state.is_full() { <J::Output as OutputType<J>>::end(self) } else { Ok(()) }
     }
 }

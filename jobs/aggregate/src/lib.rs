@@ -33,12 +33,14 @@ mod evaluate;
 mod exact;
 mod expression;
 mod float_sum;
+mod job;
 mod key;
 mod plan;
 mod query;
 mod state;
 
 pub use evaluate::EvaluateError;
+pub use job::Aggregate;
 pub use key::KeyError;
 pub use plan::{Plan, ResultError, Results, Rows};
 pub use query::{Query, QueryError};

@@ -1,2 +1,5 @@
-//! A bundled job.
-fn main() {}
+//! The executable of the aggregate job.
+
+fn main() -> std::process::ExitCode {
+    shardmill::main::<aggregate::Aggregate>()
+}

@@ -81,8 +81,8 @@ impl Plan {
     }
 
     /// A collector of finished groups.
-    pub fn results(&self) -> Results<'_> {
-        Results { plan: self, columns: self.kinds.iter().cloned().map(Column::new).collect(), offsets: Vec::new(), count: 0 }
+    pub fn results(&self) -> Results {
+        Results { plan: self.clone(), columns: self.kinds.iter().cloned().map(Column::new).collect(), offsets: Vec::new(), count: 0 }
     }
 }
 
@@ -144,15 +144,15 @@ pub enum ResultError {
 }
 
 /// Finished groups, gathered into batches.
-pub struct Results<'a> {
-    plan: &'a Plan,
+pub struct Results {
+    plan: Plan,
     columns: Vec<Column>,
     /// Scratch: where the slots of the current state are.
     offsets: Vec<usize>,
     count: usize,
 }
 
-impl Results<'_> {
+impl Results {
     /// Adds a group. After an error the collector is of no further use.
     pub fn push(&mut self, key: &[u8], states: &States) -> Result<(), ResultError> {
         let group_count = self.plan.groups.len();

@@ -1,2 +1,5 @@
-//! A bundled job.
-fn main() {}
+//! The executable of the sort job.
+
+fn main() -> std::process::ExitCode {
+    shardmill::main::<sort::Sort>()
+}

@@ -189,8 +189,7 @@ fn reduce_partition<J: MapReduce>(
         let outcome = catch(|| {
             let key = J::Key::decode(bytes, &scratch)?;
             let mut output = Output { part: &mut part, state: &mut state, fault: &mut fault };
-            job.reduce(key, values, &mut output)?;
-            <J::Output as OutputType<J>>::after_group(&mut output)
+            job.reduce(key, values, &mut output)
         });
         if let Some(fault) = fault.take().or_else(|| READ_FAULT.take()) {
             return Err(fault);

@@ -501,3 +501,154 @@ pub(crate) fn prefetch<T>(address: *const T) {
 fn out_of_memory(error: &io::Error) -> ! {
     panic!("the system refuses memory for a combine table: {error}");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::combine::Sum;
+
+    const NOWHERE: (*const u8, *const u8) = (std::ptr::null(), std::ptr::null());
+
+    /// Keys that are short, long, equal but for zeroes at the end, and equal in their first eight bytes.
+    fn keys() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(0u8..3, 0..18),
+            prop::collection::vec(any::<u8>(), 0..40),
+            (0u32..300).prop_map(|n| format!("prefix-{n:08}").into_bytes()),
+            (0u32..300).prop_map(|n| format!("a long key with number {n}").into_bytes()),
+        ]
+    }
+
+    fn contents(table: &Table<u64, Sum>, partition: u32, partitions: u32) -> Vec<(Vec<u8>, u64)> {
+        let (mut entries, mut found) = (Vec::new(), Vec::new());
+        table.sorted_partition(partition, partitions, &mut entries);
+        // SAFETY: numbers may be read any number of times.
+        let taken: Result<(), ()> = unsafe {
+            table.take(&entries, |key, value| {
+                found.push((key.to_vec(), value));
+                Ok(())
+            })
+        };
+        taken.unwrap();
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn every_partition_has_its_keys_in_order_with_their_sums(
+            pairs in prop::collection::vec((keys(), 0u64..1000), 0..600),
+            partitions in 1u32..9,
+        ) {
+            let mut table = Table::new(Sum, 0, usize::MAX).unwrap();
+            let mut expected: BTreeMap<&[u8], u64> = BTreeMap::new();
+            for (key, value) in &pairs {
+                prop_assert_eq!(table.push(key, *value, NOWHERE), Room::Left);
+                *expected.entry(key).or_default() += value;
+            }
+            prop_assert_eq!(table.settle(), Room::Left);
+            prop_assert_eq!(table.used(), expected.len());
+            let mut seen = 0;
+            for partition in 0..partitions {
+                let found = contents(&table, partition, partitions);
+                prop_assert!(found.is_sorted_by(|a, b| a.0 < b.0));
+                for (key, sum) in &found {
+                    prop_assert_eq!(partition_of(super::super::hash::hash(key), partitions), partition);
+                    prop_assert_eq!(expected.get(key.as_slice()), Some(sum));
+                }
+                seen += found.len();
+            }
+            prop_assert_eq!(seen, expected.len());
+        }
+
+        #[test]
+        fn merging_the_partitions_of_two_tables_gives_the_sums_of_both(
+            pairs in prop::collection::vec((keys(), 0u64..1000, any::<bool>()), 0..400),
+            partitions in 1u32..9,
+        ) {
+            let mut tables = [Table::new(Sum, 0, usize::MAX).unwrap(), Table::new(Sum, 0, usize::MAX).unwrap()];
+            let mut expected: BTreeMap<&[u8], u64> = BTreeMap::new();
+            for (key, value, which) in &pairs {
+                let _ = tables[usize::from(*which)].push(key, *value, NOWHERE);
+                *expected.entry(key).or_default() += value;
+            }
+            tables.iter_mut().for_each(|table| { let _ = table.settle(); });
+            let mut found = BTreeMap::new();
+            for partition in 0..partitions {
+                let mut merged = Table::new(Sum, 0, usize::MAX).unwrap().for_one_partition(partitions);
+                for table in &tables {
+                    // SAFETY: each partition is moved once, and numbers need no dropping.
+                    unsafe { table.move_partition(partition, partitions, &mut merged) };
+                }
+                let _ = merged.settle();
+                let mut entries = Vec::new();
+                merged.sorted(&mut entries);
+                // SAFETY: each entry is taken once.
+                let taken: Result<(), ()> = unsafe { merged.take(&entries, |key, value| { found.insert(key.to_vec(), value); Ok(()) }) };
+                taken.unwrap();
+            }
+            let expected: BTreeMap<Vec<u8>, u64> = expected.into_iter().map(|(key, sum)| (key.to_vec(), sum)).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_table_says_when_it_is_full_and_starts_again_when_it_is_drained() {
+        let mut table = Table::new(Sum, 0, 32 << 10).unwrap();
+        let mut sums: HashMap<u64, u64> = HashMap::new();
+        let mut drains = 0;
+        let mut drain = |table: &mut Table<u64, Sum>| {
+            for (key, sum) in contents(table, 0, 1) {
+                *sums.entry(u64::from_be_bytes(key.try_into().unwrap())).or_default() += sum;
+            }
+            table.clear_taken();
+        };
+        for n in 0..20_000u64 {
+            if table.push(&(n % 5000).to_be_bytes(), 1, NOWHERE) == Room::Full {
+                assert!(table.held_bytes() <= 40 << 10, "{}", table.held_bytes());
+                drain(&mut table);
+                drains += 1;
+            }
+        }
+        let _ = table.settle();
+        drain(&mut table);
+        assert!(drains > 10);
+        assert_eq!(sums.len(), 5000);
+        assert!(sums.values().all(|sum| *sum == 4));
+    }
+
+    #[test]
+    fn short_keys_in_a_padded_block_are_the_same_keys() {
+        let text: Vec<u8> = (0..200u8).map(|n| b'a' + n % 26).collect();
+        let padded = [text.clone(), vec![0; 64]].concat();
+        let readable = (padded.as_ptr(), padded.as_ptr().wrapping_add(padded.len() - 15));
+        let (mut one, mut other) = (Table::new(Sum, 0, usize::MAX).unwrap(), Table::new(Sum, 0, usize::MAX).unwrap());
+        for start in 0..200 {
+            for length in 0..(200 - start).min(20) {
+                let _ = one.push(&padded[start..start + length], 1, readable);
+                let _ = other.push(&text[start..start + length], 1, NOWHERE);
+            }
+        }
+        let _ = (one.settle(), other.settle());
+        assert_eq!(contents(&one, 0, 1), contents(&other, 0, 1));
+    }
+
+    #[test]
+    fn values_are_dropped_once_wherever_they_are() {
+        use std::rc::Rc;
+        struct Keep;
+        impl Combine<Rc<()>> for Keep {
+            fn combine(&self, _: &mut Rc<()>, _: Rc<()>) {}
+        }
+        let counted = Rc::new(());
+        let mut table = Table::new(Keep, 0, usize::MAX).unwrap();
+        for n in 0..1000u32 {
+            let _ = table.push(&(n % 300).to_be_bytes(), Rc::clone(&counted), NOWHERE);
+        }
+        drop(table);
+        assert_eq!(Rc::strong_count(&counted), 1);
+    }
+}
