@@ -4,8 +4,7 @@
 //! a stretch does to the CSV automaton, what a footer says, how the first records look. What follows from the answers is
 //! decided in `plan.rs`. Both directions can be sent over a wire and kept in a journal.
 
-pub(crate) mod footer;
-
+use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use crate::block::{BOM, BlockReader, Framing, read_at};
@@ -14,7 +13,7 @@ use crate::format::csv::{CsvOptions, Dialect, Transition};
 use crate::limits::Limits;
 use crate::listing::InputFile;
 use crate::shard::Piece;
-use footer::Footer;
+use crate::table;
 
 /// A unit of surveying, see [`Survey::run`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +21,8 @@ pub struct Survey {
     pub(crate) tasks: Vec<Task>,
     pub(crate) csv: CsvOptions,
     pub(crate) limits: Limits,
+    /// The columns asked for, where they are known beforehand.
+    pub(crate) columns: Option<Vec<String>>,
 }
 
 /// What a [`Survey`] found.
@@ -45,7 +46,7 @@ pub(crate) enum Question {
     Head { prefix_bytes: u64 },
     /// What the chunks in `start..end` do to the CSV automaton.
     States { start: u64, end: u64, grid: Grid },
-    /// Its footer.
+    /// Its footer, and whether its pages keep to the limit.
     Footer,
 }
 
@@ -54,6 +55,15 @@ pub(crate) enum Finding {
     Head(Head),
     States(Vec<Transition>),
     Footer(Footer),
+}
+
+/// What the footer of a Parquet or Arrow file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Footer {
+    #[serde(with = "schema_bytes")]
+    pub(crate) schema: SchemaRef,
+    /// The bytes of each row group or batch.
+    pub(crate) weights: Vec<u64>,
 }
 
 /// The beginning of a file.
@@ -78,7 +88,7 @@ impl Survey {
         let findings = self.tasks.iter().map(|task| match task.question {
             Question::Head { prefix_bytes } => self.head(&task.file, prefix_bytes).map(Finding::Head),
             Question::States { start, end, grid } => self.states(&task.file, start, end, grid).map(Finding::States),
-            Question::Footer => Footer::read(&task.file).map(Finding::Footer),
+            Question::Footer => self.footer(&task.file).map(Finding::Footer),
         });
         Ok(SurveyResult { findings: findings.collect::<Result<_, _>>()? })
     }
@@ -109,6 +119,12 @@ impl Survey {
             }
         }
         Ok(head)
+    }
+
+    fn footer(&self, file: &InputFile) -> Result<Footer, ReadError> {
+        let table::Footer { schema, groups } = table::footer(file)?;
+        table::check_pages(file, self.columns.as_deref(), self.limits.page_bytes)?;
+        Ok(Footer { schema, weights: groups.iter().map(|group| group.bytes).collect() })
     }
 
     fn states(&self, file: &InputFile, start: u64, end: u64, grid: Grid) -> Result<Vec<Transition>, ReadError> {
