@@ -85,8 +85,9 @@ impl Survey {
 
     /// Reads what the survey asks for. A pure function of the files; units may run anywhere, in any order.
     pub fn run(&self) -> Result<SurveyResult, ReadError> {
+        let mut blocks = BlockReader::with_limits(64 << 10, self.limits);
         let findings = self.tasks.iter().map(|task| match task.question {
-            Question::Head { prefix_bytes } => self.head(&task.file, prefix_bytes).map(Finding::Head),
+            Question::Head { prefix_bytes } => self.head(&task.file, prefix_bytes, &mut blocks).map(Finding::Head),
             Question::States { start, end, grid } => self.states(&task.file, start, end, grid).map(Finding::States),
             Question::Footer => self.footer(&task.file).map(Finding::Footer),
         });
@@ -97,10 +98,9 @@ impl Survey {
         file.format.delimiter().map(|delimiter| Dialect { delimiter, quotes: self.csv.quotes })
     }
 
-    fn head(&self, file: &InputFile, prefix_bytes: u64) -> Result<Head, ReadError> {
+    fn head(&self, file: &InputFile, prefix_bytes: u64, blocks: &mut BlockReader) -> Result<Head, ReadError> {
         let dialect = self.dialect(file);
         let framing = dialect.map_or(Framing::Lines, |Dialect { delimiter, quotes }| Framing::Csv { delimiter, quotes });
-        let mut blocks = BlockReader::with_limits(if prefix_bytes > 0 { 64 << 10 } else { 4 << 10 }, self.limits);
         blocks.open(file, &Piece::Whole { start: 0 }, framing)?;
         let mut head = Head::default();
         while head.columns.is_none() && dialect.is_some() || (head.prefix.len() as u64) < prefix_bytes {
@@ -202,17 +202,15 @@ impl Grid {
 
 /// Names the columns by the fields of a file's first record, or by their numbers if that is no header.
 fn columns(file: &InputFile, offset: u64, record: &[u8], dialect: Dialect, header: bool) -> Result<Vec<String>, ReadError> {
-    let malformed = |detail| ReadError::Malformed { path: file.path.clone(), offset, detail };
-    let mut reader =
-        ::csv::ReaderBuilder::new().has_headers(false).delimiter(dialect.delimiter).quoting(dialect.quotes).from_reader(record);
-    let mut fields = ::csv::ByteRecord::new();
-    reader.read_byte_record(&mut fields).map_err(|error| malformed(error.to_string()))?;
-    let named = fields.iter().enumerate().map(|(at, field)| match std::str::from_utf8(field) {
+    let name = |(at, field)| match String::from_utf8(field) {
         _ if !header => Ok(format!("column_{}", at + 1)),
-        Ok(name) => Ok(name.to_owned()),
-        Err(_) => Err(malformed(format!("the name of column {} is not utf-8", at + 1))),
-    });
-    named.collect()
+        Ok(name) => Ok(name),
+        Err(_) => {
+            let detail = format!("the name of column {} is not utf-8", at + 1);
+            Err(ReadError::Malformed { path: file.path.clone(), offset, detail })
+        }
+    };
+    dialect.fields(record).into_iter().enumerate().map(name).collect()
 }
 
 /// Schemas in the encoding of Arrow's own files.
