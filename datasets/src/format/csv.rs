@@ -2,7 +2,7 @@
 //!
 //! A quoted field may hold newlines, so what a byte means depends on all bytes before it. But the automaton that
 //! decides it has five states, and a piece of a file is, for this purpose, a function from five states to five:
-//! pieces are read in parallel, their functions ([`Transition`]) composed, and the state at every cut is known.
+//! pieces are read in parallel, their functions (`Transition`) composed, and the state at every cut is known.
 //!
 //! ```text
 //!                  delimiter        \r or \n      quote             any other
