@@ -69,14 +69,14 @@ impl<'a, J: MapReduce> Values<'a, J> {
     }
 
     /// Hands the next value's encoding to `take`.
-    pub(crate) fn next_encoded<T, E: std::convert::From<Fault>>(&mut self, take: impl FnOnce(&[u8]) -> Result<T, E>) -> Option<Result<T, E>> {
+    pub(crate) fn next_encoded<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<Result<T, Fault>> {
         if let From::One(value) = &mut self.from {
             let mut bytes = Vec::new();
             value.take()?.encode(&mut bytes);
-            return Some(take(&bytes));
+            return Some(Ok(take(&bytes)));
         }
         let taken = self.next_bytes().map(take);
-        taken.or_else(|| READ_FAULT.take().map(|fault| Err(fault.into())))
+        taken.map(Ok).or_else(|| READ_FAULT.take().map(Err))
     }
 
     #[inline]

@@ -25,7 +25,9 @@ pub(crate) fn seal<J: MapReduce>(job: &J, sources: &Sources<J>, partitions: u32,
         for partition in 0..partitions {
             reader.for_each_group(partition, |key, mut values| {
                 // With a combiner there is one value; without one each is written behind the other.
-                while let Some(()) = values.next_encoded(|bytes| writer.push(key, 0, bytes)).transpose()? {}
+                while let Some(written) = values.next_encoded(|bytes| writer.push(key, 0, bytes)) {
+                    written??;
+                }
                 Ok(())
             })?;
             writer.end_segment()?;
