@@ -17,7 +17,7 @@ use crate::card;
 use crate::combine::Combine;
 use crate::engine::{Progress, parse_bytes};
 use crate::job::MapReduce;
-use crate::local::{Options, Planned};
+use crate::local::{Options, Planned, Tight};
 use crate::shape::Shape;
 use crate::show::Show;
 
@@ -150,6 +150,9 @@ pub(crate) struct Flags {
     /// Where to spill what does not fit into memory [default: beside the output].
     #[arg(long, value_name = "DIR", help_heading = "Resources")]
     temp_dir: Option<PathBuf>,
+    /// For tests: sizes so small that little data spills, merges and merges again.
+    #[arg(long, hide = true, value_name = "COLLECT,MERGE,FAN_IN")]
+    tight_buffers: Option<Tight>,
     /// Print the plan and stop.
     #[arg(long, help_heading = "Display")]
     explain: bool,
@@ -217,7 +220,7 @@ impl Flags {
             allow_empty: self.allow_empty,
             overwrite: self.overwrite,
             durable: self.durable,
-            tight: None,
+            tight: self.tight_buffers,
             is_reference: false,
         }
     }

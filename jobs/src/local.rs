@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -58,6 +59,19 @@ pub(crate) struct Tight {
     pub(crate) collect_bytes: usize,
     pub(crate) merge_bytes: usize,
     pub(crate) fan_in: usize,
+}
+
+impl FromStr for Tight {
+    type Err = String;
+
+    /// Reads `12288,4096,3`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+        match numbers.as_deref() {
+            Ok(&[collect_bytes, merge_bytes, fan_in]) => Ok(Self { collect_bytes, merge_bytes, fan_in }),
+            _ => Err("three numbers are wanted: COLLECT,MERGE,FAN_IN".to_owned()),
+        }
+    }
 }
 
 /// Why a run has no result.

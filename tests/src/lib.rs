@@ -1,1 +1,23 @@
-//! Whole-system tests: the harness they share.
+//! The harness of the whole-system tests: the real executables, run as a person runs them, on real files.
+//!
+//! A test makes a [`Place`], puts input there, runs a [`Job`] and looks at what [`Ended`] with it and what lies in its [`Output`]. What
+//! should lie there is computed by [`oracle`], which knows nothing of shardmill. There are no sleeps and no clocks: a test that needs
+//! a moment in the middle of a run waits for something that can be seen.
+#![allow(clippy::unwrap_used, reason = "a harness that cannot go on has nobody to tell but the test's author")]
+
+mod disk;
+mod job;
+pub mod oracle;
+mod output;
+mod place;
+mod programs;
+mod random;
+pub mod sales;
+pub mod text;
+
+pub use disk::Disk;
+pub use job::{Ended, Job, Running, Summary};
+pub use output::Output;
+pub use place::{Place, names_in};
+pub use programs::{program, repository, target};
+pub use random::Random;

@@ -1,0 +1,6 @@
+//! Whole runs: what the bundled jobs give, and that it is the same bytes however they are run.
+#![allow(clippy::unwrap_used)]
+
+mod same_bytes;
+mod samples;
+mod shards;

@@ -1,0 +1,40 @@
+//! File systems with too little room, or none that may be written to.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::place::Place;
+
+/// A mounted tmpfs; gone when dropped.
+pub struct Disk {
+    mounted_at: PathBuf,
+    _place: Place,
+}
+
+impl Disk {
+    /// Mounts one with `options` such as `size=2m` or `ro`, or says on stderr why the test that wants it is skipped: mounting takes root.
+    pub fn mount(options: &str) -> Option<Self> {
+        let place = Place::new();
+        let mounted_at = place.path("disk");
+        std::fs::create_dir(&mounted_at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "none"]).arg(&mounted_at).stderr(Stdio::null());
+        if mount.status().is_ok_and(|status| status.success()) {
+            return Some(Self { mounted_at, _place: place });
+        }
+        eprintln!("skipped: no file system could be mounted, which takes root");
+        None
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mounted_at
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // A disk that stays mounted would keep its place from being removed, which is seen by whoever looks into the target directory.
+        let _ = Command::new("umount").arg(&self.mounted_at).stderr(Stdio::null()).status();
+    }
+}

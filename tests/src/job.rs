@@ -1,0 +1,227 @@
+//! Running a job's executable, and what came of it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::{io, mem, ptr, thread};
+
+use serde::Deserialize;
+
+use crate::output::Output;
+use crate::place::names_in;
+use crate::programs::program;
+
+/// How often [`Running::wait_for`] looks before it gives up: minutes, with a yield in between.
+const LOOKS: u64 = 100_000_000;
+
+/// A command line, `JOB run --output … --format json …`, that was not started yet.
+pub struct Job {
+    command: Command,
+    output: PathBuf,
+}
+
+impl Job {
+    /// The bundled job `name`, with its output at `output`.
+    pub fn new(name: &str, output: &Path) -> Self {
+        Self::of(&program(name), output)
+    }
+
+    /// The job in the executable at `path`.
+    pub fn of(path: &Path, output: &Path) -> Self {
+        let mut command = Command::new(path);
+        command.arg("run").arg("--output").arg(output).args(["--format", "json"]);
+        Self { command, output: output.to_owned() }
+    }
+
+    /// Adds `--input PATH`.
+    pub fn input(self, path: impl AsRef<OsStr>) -> Self {
+        self.arg("--input").arg(path)
+    }
+
+    /// Adds flags and values that stand between white space.
+    pub fn with(mut self, flags: &str) -> Self {
+        self.command.args(flags.split_whitespace());
+        self
+    }
+
+    /// Adds one argument, whatever is in it.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Runs it in this directory.
+    pub fn in_directory(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
+    /// Limits how many files it may have open at once, as `ulimit -n` does for good.
+    pub fn open_files(mut self, most: u64) -> Self {
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: between fork and exec only `setrlimit` is called, which is safe there.
+        unsafe {
+            self.command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            })
+        };
+        self
+    }
+
+    /// Starts it.
+    pub fn start(mut self) -> Running {
+        let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        self.command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+        let child = self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command.get_program()));
+        Running { child, stdout, stderr, output: self.output }
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Ended {
+        self.start().wait()
+    }
+}
+
+/// A run that was started.
+pub struct Running {
+    child: Child,
+    stdout: File,
+    stderr: File,
+    output: PathBuf,
+}
+
+impl Running {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: `kill` touches no memory, and the child was not waited for, so that its number is its own.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0, "{}", io::Error::last_os_error());
+    }
+
+    /// Waits until `event` can be seen.
+    ///
+    /// # Panics
+    /// If the run ends before, or nothing happens for minutes.
+    pub fn wait_for(&mut self, what: &str, event: impl Fn() -> bool) {
+        for look in 0..LOOKS {
+            if event() {
+                return;
+            }
+            assert!(look % 64 != 0 || !self.has_ended(), "the run ended before {what}: {}", text_of(&mut self.stderr));
+            thread::yield_now();
+        }
+        panic!("waited in vain for {what}");
+    }
+
+    fn has_ended(&self) -> bool {
+        // SAFETY: `waitid` fills the struct that it is given, for which all zeroes are valid. `WNOWAIT` leaves the child to `wait`.
+        unsafe {
+            let mut info: libc::siginfo_t = mem::zeroed();
+            let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+            assert_eq!(libc::waitid(libc::P_PID, self.child.id(), &mut info, options), 0);
+            info.si_pid() != 0
+        }
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Ended {
+        let mut status = 0;
+        // SAFETY: `wait4` fills what it is given; nobody else waits for this child.
+        let usage = unsafe {
+            let mut usage: libc::rusage = mem::zeroed();
+            while libc::wait4(self.child.id() as i32, ptr::from_mut(&mut status), 0, &mut usage) < 0 {
+                let error = io::Error::last_os_error();
+                assert_eq!(error.kind(), io::ErrorKind::Interrupted, "{error}");
+            }
+            usage
+        };
+        Ended {
+            code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+            signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+            stdout: text_of(&mut self.stdout),
+            stderr: text_of(&mut self.stderr),
+            peak_memory_bytes: usage.ru_maxrss as u64 * if cfg!(target_os = "macos") { 1 } else { 1024 },
+            output: self.output,
+        }
+    }
+}
+
+fn text_of(file: &mut File) -> String {
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// A run that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code, if it was not killed.
+    pub code: Option<i32>,
+    /// The signal that killed it, if one did.
+    pub signal: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it told.
+    pub stderr: String,
+    /// The most memory that it had at any time, as the system has counted it.
+    pub peak_memory_bytes: u64,
+    output: PathBuf,
+}
+
+impl Ended {
+    /// The summary and output of a run that has gone well; the output is what its manifest says.
+    ///
+    /// # Panics
+    /// If it has not gone well, or left something beside its output.
+    pub fn success(self) -> (Summary, Output) {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        let summary = serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in the summary {:?}", self.stdout));
+        assert_eq!(self.leftovers(), [""; 0]);
+        (summary, Output::whole(&self.output))
+    }
+
+    /// What a run that has failed with `code` told.
+    ///
+    /// # Panics
+    /// If it has ended in another way, has printed data, or has left an output or anything else.
+    pub fn failure(self, code: i32) -> String {
+        assert_eq!((self.code, self.signal), (Some(code), None), "{}{}", self.stdout, self.stderr);
+        assert_eq!(self.stdout, "");
+        assert!(!self.output.exists(), "a failed run has left {}", self.output.display());
+        assert_eq!(self.leftovers(), [""; 0]);
+        self.stderr
+    }
+
+    /// The names of claims and staging directories beside the output.
+    pub fn leftovers(&self) -> Vec<String> {
+        let beside = self.output.parent().unwrap();
+        if beside.is_dir() { names_in(beside).into_iter().filter(|name| name.contains("shardmill")).collect() } else { vec![] }
+    }
+}
+
+/// What `--format json` says of a run.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the program, and say it")]
+pub struct Summary {
+    pub job: String,
+    pub output: PathBuf,
+    pub input_files: u64,
+    pub input_bytes: u64,
+    pub input_records: u64,
+    pub shards: u64,
+    pub partitions: u64,
+    pub groups: u64,
+    pub output_records: u64,
+    pub output_bytes: u64,
+    pub spilled_bytes: u64,
+    pub spilled_runs: u64,
+    pub merge_passes: u64,
+    pub bad_records: u64,
+    pub counters: BTreeMap<String, u64>,
+    pub peak_memory_bytes: u64,
+}
