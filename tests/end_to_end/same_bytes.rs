@@ -55,10 +55,10 @@ fn rows_in_order(output: &Output) -> Vec<Vec<String>> {
 #[test]
 fn word_count_gives_the_same_bytes_in_all_ways() {
     let place = Place::new();
-    let texts = [text(1, 500_000), text(2, 1), text(3, 350_000)];
+    let texts = [text(1, 2_000_000), text(2, 1), text(3, 850_000)];
     texts.iter().zip(["a", "b", "c"]).for_each(|(text, name)| drop(place.write(&format!("in/{name}.txt"), text)));
     let expected = word_count(texts.iter().map(String::as_str));
-    let outputs = run_in_all_ways(&place, |job| job.input(place.path("in")), "word-count", [2_000, 15_000]);
+    let outputs = run_in_all_ways(&place, |job| job.input(place.path("in")), "word-count", [4_000, 50_000]);
     for output in &outputs {
         assert_eq!(output.csv_parts().0, ["word", "count"]);
         assert_eq!(rows_in_order(output), expected);
@@ -84,7 +84,10 @@ fn aggregate_gives_the_same_bytes_in_all_ways_float_sums_included() {
         let mut rows = parts.concat();
         rows.iter_mut().for_each(|row| row[8] = bits(&row[8]));
         rows.sort();
-        assert_eq!(rows, expected);
+        for (row, expected) in rows.iter().zip(&expected) {
+            assert_eq!(row, expected);
+        }
+        assert_eq!(rows.len(), expected.len());
         assert_eq!(output.parts(), outputs[0].parts(), "the size of shards has no influence");
     }
 }
@@ -157,7 +160,7 @@ fn sort_of_lines_gives_the_same_bytes_in_all_ways() {
     let mut lines: Vec<String> =
         (0..40_000).map(|number| format!("{:0width$} {number}", random.below(500), width = random.below(4) as usize)).collect();
     let input = place.write("lines.txt", lines.join("\n"));
-    let outputs = run_in_all_ways(&place, |job| job.input(&input).with("--key 0..3"), "sort", [3_000, 8_000]);
+    let outputs = run_in_all_ways(&place, |job| job.input(&input).with("--key 0..3"), "sort", [3_000, 7_000]);
     lines.sort_by(|a, b| a.as_bytes()[..a.len().min(3)].cmp(&b.as_bytes()[..b.len().min(3)]));
     for output in &outputs {
         assert!(output.parts().concat() == (lines.join("\n") + "\n").as_bytes(), "lines are in order, equal keys as they came");

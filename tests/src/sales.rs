@@ -81,9 +81,9 @@ pub fn delimited(sales: &[Sale], delimiter: char, seed: u64) -> String {
     let mut text = COLUMNS.join(&separator) + "\n";
     for sale in sales {
         let fields = sale.fields().map(|field| {
-            // A quote inside of a field that does not begin with one stands for itself.
+            // A quote inside of a field that does not begin with one stands for itself; quoted, nothing would be text and not null.
             let must_be_quoted = field.starts_with('"') || field.contains([delimiter, '\n', '\r']);
-            if must_be_quoted || random.once_in(10) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+            if must_be_quoted || !field.is_empty() && random.once_in(10) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
         });
         text += &fields.join(&separator);
         text += if random.once_in(4) { "\r\n" } else { "\n" };

@@ -10,14 +10,14 @@ pub fn text(seed: u64, bytes: usize) -> String {
     let mut random = Random::new(seed);
     let mut text = String::with_capacity(bytes + 512);
     while text.len() < bytes {
-        let most = 1 + random.below(20_000);
+        let most = 1 + random.below(100_000);
         let number = random.below(most);
         text.push_str(STEMS[(number % 8) as usize]);
         text.push_str(&number.to_string());
         if random.once_in(5_000) {
             text.push_str(&"x".repeat(300));
         }
-        text.push_str(random.pick(&SPACES));
+        text.push_str(random.pick::<&str>(&SPACES));
     }
     text
 }
