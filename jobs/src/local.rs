@@ -92,6 +92,9 @@ pub(crate) enum RunError {
     Output(String),
     #[error(transparent)]
     Sink(WriteError),
+    /// The output cannot be claimed.
+    #[error(transparent)]
+    Claim(PublishError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error("cannot use {} for temporary files", path.display())]
@@ -105,13 +108,7 @@ pub(crate) enum RunError {
 impl RunError {
     /// Whether the run was refused before any work was done.
     pub(crate) fn is_preflight(&self) -> bool {
-        match self {
-            Self::Publish(error) => {
-                matches!(error, PublishError::Exists { .. } | PublishError::Claimed { .. } | PublishError::Invalid { .. })
-            }
-            Self::Fault(_) => false,
-            _ => true,
-        }
+        !matches!(self, Self::Publish(_) | Self::Fault(_))
     }
 }
 
@@ -208,7 +205,7 @@ impl<J: MapReduce> Planned<J> {
     pub(crate) fn run(self, mut on_phase: impl FnMut(Phase, &Plan)) -> Result<Summary, RunError> {
         let Self { name, job, plan, sink, budget, pool, options, progress, started, planned } = self;
         let id = run_id();
-        let claim = OutputClaim::take(&options.output, &id, options.overwrite)?;
+        let claim = OutputClaim::take(&options.output, &id, options.overwrite).map_err(RunError::Claim)?;
         let temp = TempDirectory::new(options.temp_directory.as_deref(), claim.staging(), &id)?;
         let settings = Settings {
             threads: options.threads,
