@@ -78,7 +78,7 @@ impl Job {
         let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         self.command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let child = self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command.get_program()));
-        Running { child, stdout, stderr, output: self.output }
+        Running { child, has_ended: false, stdout, stderr, output: self.output }
     }
 
     /// Runs it to its end.
@@ -87,9 +87,11 @@ impl Job {
     }
 }
 
-/// A run that was started.
+/// A run that was started. Killed when dropped.
 pub struct Running {
     child: Child,
+    /// It was waited for, and its number may be another process's by now.
+    has_ended: bool,
     stdout: File,
     stderr: File,
     output: PathBuf,
@@ -139,13 +141,23 @@ impl Running {
             }
             usage
         };
+        self.has_ended = true;
         Ended {
             code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
             signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
             stdout: text_of(&mut self.stdout),
             stderr: text_of(&mut self.stderr),
             peak_memory_bytes: usage.ru_maxrss as u64 * if cfg!(target_os = "macos") { 1 } else { 1024 },
-            output: self.output,
+            output: mem::take(&mut self.output),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 }
