@@ -112,7 +112,7 @@ impl<'a> Case<'a> {
         let job = || serde_json::from_value::<J>(parameters.clone());
         let mut whole = None;
         for partitions in [1, 3] {
-            let mut first: Option<(Vec<(String, Vec<u8>)>, Way)> = None;
+            let mut first: Option<(Parts, Way)> = None;
             for way in ways(self.input.len(), job()?.partitioning()) {
                 let output = directory.0.join("output");
                 let options = Options {
@@ -184,8 +184,11 @@ pub(crate) fn run_once<J: MapReduce>(job: J, options: Options) -> std::result::R
     Planned::new("test", job, options, Arc::new(Progress::default()))?.run(|_, _| {})
 }
 
-/// The parts of an output, by name.
-fn read_parts(output: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// Parts with their names, in order.
+type Parts = Vec<(String, Vec<u8>)>;
+
+/// The parts of an output.
+fn read_parts(output: &Path) -> Result<Parts> {
     let mut parts = Vec::new();
     for entry in fs::read_dir(output)? {
         let entry = entry?;

@@ -16,8 +16,8 @@ pub trait Value: Sized + Send + Sync + 'static {
     /// Makes an emitted value an owned one.
     fn own(value: Self::Ref<'_>) -> Self;
 
-    /// Appends an emitted value's encoding.
-    fn encode_ref(value: Self::Ref<'_>, out: &mut Vec<u8>);
+    /// An emitted value's encoding: borrowed where a value is its own encoding, else written into `scratch`, whose content is lost.
+    fn bytes<'b, 'v: 'b>(value: Self::Ref<'v>, scratch: &'b mut Vec<u8>) -> &'b [u8];
 
     /// Appends the value's encoding.
     fn encode(&self, out: &mut Vec<u8>);
@@ -38,8 +38,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {
     }
 
     #[inline]
-    fn encode_ref(value: T, out: &mut Vec<u8>) {
-        value.encode(out);
+    fn bytes<'b, 'v: 'b>(value: T, scratch: &'b mut Vec<u8>) -> &'b [u8] {
+        scratch.clear();
+        value.encode(scratch);
+        scratch
     }
 
     #[inline]
@@ -70,8 +72,8 @@ impl Value for Blob {
     }
 
     #[inline]
-    fn encode_ref(value: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(value);
+    fn bytes<'b, 'v: 'b>(value: &'v [u8], _: &'b mut Vec<u8>) -> &'b [u8] {
+        value
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -100,8 +102,8 @@ impl Value for Text {
     }
 
     #[inline]
-    fn encode_ref(value: &str, out: &mut Vec<u8>) {
-        out.extend_from_slice(value.as_bytes());
+    fn bytes<'b, 'v: 'b>(value: &'v str, _: &'b mut Vec<u8>) -> &'b [u8] {
+        value.as_bytes()
     }
 
     fn encode(&self, out: &mut Vec<u8>) {

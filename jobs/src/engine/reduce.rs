@@ -69,6 +69,7 @@ impl<'a, J: MapReduce> Values<'a, J> {
     }
 
     /// Hands the next value's encoding to `take`.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for sealing"))]
     pub(crate) fn next_encoded<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<Result<T, Fault>> {
         if let From::One(value) = &mut self.from {
             let mut bytes = Vec::new();
