@@ -5,6 +5,7 @@
 pub mod block;
 pub mod error;
 pub mod format;
+pub mod index;
 pub mod limits;
 pub mod listing;
 pub mod manifest;

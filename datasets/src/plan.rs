@@ -24,8 +24,7 @@ use crate::format::{Compression, Format, Shape};
 use crate::limits::Limits;
 use crate::listing::InputFile;
 use crate::shard::{Piece, Shard};
-use crate::survey::footer::Footer;
-use crate::survey::{Finding, Grid, Head, Question, Survey, SurveyResult, Task, schema_bytes};
+use crate::survey::{Finding, Footer, Grid, Head, Question, Survey, SurveyResult, Task, schema_bytes};
 
 const MIN_SHARD_BYTES: u64 = 32 << 20;
 const MAX_SHARDS: u64 = 1_000_000;
@@ -322,6 +321,11 @@ impl Draft {
 
     /// Puts small tasks together: 10⁵ tiny files are a few hundred surveys.
     fn group(&self, tasks: Vec<Task>) -> Vec<Survey> {
+        let Self { options: PlanOptions { csv, limits, columns, .. }, .. } = self;
+        let columns = match columns {
+            Projection::All => None,
+            Projection::Names(names) => Some(names),
+        };
         let mut surveys: Vec<Survey> = vec![];
         let mut bytes = 0;
         for task in tasks {
@@ -332,7 +336,7 @@ impl Draft {
                 }
                 _ => {
                     bytes = task.bytes();
-                    surveys.push(Survey { tasks: vec![task], csv: self.options.csv, limits: self.options.limits });
+                    surveys.push(Survey { tasks: vec![task], csv: *csv, limits: *limits, columns: columns.cloned() });
                 }
             }
         }

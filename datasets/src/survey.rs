@@ -4,8 +4,7 @@
 //! a stretch does to the CSV automaton, what a footer says, how the first records look. What follows from the answers is
 //! decided in `plan.rs`. Both directions can be sent over a wire and kept in a journal.
 
-pub(crate) mod footer;
-
+use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use crate::block::{BOM, BlockReader, Framing, read_at};
@@ -14,7 +13,7 @@ use crate::format::csv::{CsvOptions, Dialect, Transition};
 use crate::limits::Limits;
 use crate::listing::InputFile;
 use crate::shard::Piece;
-use footer::Footer;
+use crate::table;
 
 /// A unit of surveying, see [`Survey::run`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +21,8 @@ pub struct Survey {
     pub(crate) tasks: Vec<Task>,
     pub(crate) csv: CsvOptions,
     pub(crate) limits: Limits,
+    /// The columns asked for, where they are known beforehand.
+    pub(crate) columns: Option<Vec<String>>,
 }
 
 /// What a [`Survey`] found.
@@ -45,7 +46,7 @@ pub(crate) enum Question {
     Head { prefix_bytes: u64 },
     /// What the chunks in `start..end` do to the CSV automaton.
     States { start: u64, end: u64, grid: Grid },
-    /// Its footer.
+    /// Its footer, and whether its pages keep to the limit.
     Footer,
 }
 
@@ -54,6 +55,15 @@ pub(crate) enum Finding {
     Head(Head),
     States(Vec<Transition>),
     Footer(Footer),
+}
+
+/// What the footer of a Parquet or Arrow file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Footer {
+    #[serde(with = "schema_bytes")]
+    pub(crate) schema: SchemaRef,
+    /// The bytes of each row group or batch.
+    pub(crate) weights: Vec<u64>,
 }
 
 /// The beginning of a file.
@@ -75,10 +85,11 @@ impl Survey {
 
     /// Reads what the survey asks for. A pure function of the files; units may run anywhere, in any order.
     pub fn run(&self) -> Result<SurveyResult, ReadError> {
+        let mut blocks = BlockReader::with_limits(64 << 10, self.limits);
         let findings = self.tasks.iter().map(|task| match task.question {
-            Question::Head { prefix_bytes } => self.head(&task.file, prefix_bytes).map(Finding::Head),
+            Question::Head { prefix_bytes } => self.head(&task.file, prefix_bytes, &mut blocks).map(Finding::Head),
             Question::States { start, end, grid } => self.states(&task.file, start, end, grid).map(Finding::States),
-            Question::Footer => Footer::read(&task.file).map(Finding::Footer),
+            Question::Footer => self.footer(&task.file).map(Finding::Footer),
         });
         Ok(SurveyResult { findings: findings.collect::<Result<_, _>>()? })
     }
@@ -87,10 +98,9 @@ impl Survey {
         file.format.delimiter().map(|delimiter| Dialect { delimiter, quotes: self.csv.quotes })
     }
 
-    fn head(&self, file: &InputFile, prefix_bytes: u64) -> Result<Head, ReadError> {
+    fn head(&self, file: &InputFile, prefix_bytes: u64, blocks: &mut BlockReader) -> Result<Head, ReadError> {
         let dialect = self.dialect(file);
         let framing = dialect.map_or(Framing::Lines, |Dialect { delimiter, quotes }| Framing::Csv { delimiter, quotes });
-        let mut blocks = BlockReader::with_limits(if prefix_bytes > 0 { 64 << 10 } else { 4 << 10 }, self.limits);
         blocks.open(file, &Piece::Whole { start: 0 }, framing)?;
         let mut head = Head::default();
         while head.columns.is_none() && dialect.is_some() || (head.prefix.len() as u64) < prefix_bytes {
@@ -109,6 +119,12 @@ impl Survey {
             }
         }
         Ok(head)
+    }
+
+    fn footer(&self, file: &InputFile) -> Result<Footer, ReadError> {
+        let table::Footer { schema, groups } = table::footer(file)?;
+        table::check_pages(file, self.columns.as_deref(), self.limits.page_bytes)?;
+        Ok(Footer { schema, weights: groups.iter().map(|group| group.bytes).collect() })
     }
 
     fn states(&self, file: &InputFile, start: u64, end: u64, grid: Grid) -> Result<Vec<Transition>, ReadError> {
@@ -186,17 +202,15 @@ impl Grid {
 
 /// Names the columns by the fields of a file's first record, or by their numbers if that is no header.
 fn columns(file: &InputFile, offset: u64, record: &[u8], dialect: Dialect, header: bool) -> Result<Vec<String>, ReadError> {
-    let malformed = |detail| ReadError::Malformed { path: file.path.clone(), offset, detail };
-    let mut reader =
-        ::csv::ReaderBuilder::new().has_headers(false).delimiter(dialect.delimiter).quoting(dialect.quotes).from_reader(record);
-    let mut fields = ::csv::ByteRecord::new();
-    reader.read_byte_record(&mut fields).map_err(|error| malformed(error.to_string()))?;
-    let named = fields.iter().enumerate().map(|(at, field)| match std::str::from_utf8(field) {
+    let name = |(at, field)| match String::from_utf8(field) {
         _ if !header => Ok(format!("column_{}", at + 1)),
-        Ok(name) => Ok(name.to_owned()),
-        Err(_) => Err(malformed(format!("the name of column {} is not utf-8", at + 1))),
-    });
-    named.collect()
+        Ok(name) => Ok(name),
+        Err(_) => {
+            let detail = format!("the name of column {} is not utf-8", at + 1);
+            Err(ReadError::Malformed { path: file.path.clone(), offset, detail })
+        }
+    };
+    dialect.fields(record).into_iter().enumerate().map(name).collect()
 }
 
 /// Schemas in the encoding of Arrow's own files.

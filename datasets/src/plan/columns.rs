@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
+use crate::table::{self, Prefix};
+
 use super::{Facts, PlanError, PlanOptions, PlannedFile, Projection, SchemaRequest};
 
 /// Checks that the files agree on the columns asked for, and decides their types.
@@ -118,16 +120,12 @@ fn chosen(asked: Option<Vec<String>>, inferred: &Schema, given: &Schema, files: 
 }
 
 /// Infers the types of the columns of all files of text from their prefixes.
-fn infer(_options: &PlanOptions, files: &[PlannedFile], facts: &[Facts]) -> Schema {
-    let mut fields: Vec<FieldRef> = vec![];
-    for (file, _) in files.iter().zip(facts).filter(|(_, facts)| facts.head.as_ref().is_some_and(|head| !head.prefix.is_empty())) {
-        for name in file.header.iter().flatten() {
-            if !fields.iter().any(|field| field.name() == name) {
-                fields.push(text(name));
-            }
-        }
-    }
-    Schema::new(fields)
+fn infer(options: &PlanOptions, files: &[PlannedFile], facts: &[Facts]) -> Schema {
+    let prefixes = files.iter().zip(facts).filter_map(|(file, facts)| {
+        let records = facts.head.as_ref().map(|head| head.prefix.as_slice()).filter(|records| !records.is_empty())?;
+        Some(Prefix { format: file.file.format, csv: options.csv, names: file.header.as_deref(), records })
+    });
+    table::infer(&prefixes.collect::<Vec<_>>())
 }
 
 fn text(name: &str) -> FieldRef {

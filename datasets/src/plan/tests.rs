@@ -202,6 +202,28 @@ fn columnar_files_are_cut_between_their_groups_and_bring_their_types() {
 }
 
 #[test]
+fn types_are_inferred_from_the_first_records_of_the_first_files() {
+    let files: &[(&str, &[u8])] = &[
+        ("a.csv", b"city,n,price\nGent,1,2.50\n"),
+        ("b.jsonl", b"{\"n\": 2, \"city\": \"Bergen\", \"price\": 7}\n"),
+        ("c.csv", b"price,n,city\n"),
+    ];
+    let plan = planned(files, PlanOptions::new(Shape::Batches)).unwrap();
+    let fields = vec![
+        Field::new("city", DataType::Utf8, true),
+        Field::new("n", DataType::Int64, true),
+        Field::new("price", DataType::Decimal128(38, 2), true),
+    ];
+    assert_eq!(plan.schema, Some(Arc::new(Schema::new(fields))));
+
+    let asked = |name: &str| PlanOptions { columns: Projection::Names(vec![name.to_owned()]), ..PlanOptions::new(Shape::Batches) };
+    let plan = planned(&files[1..2], asked("n")).unwrap();
+    assert_eq!(plan.schema, Some(Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]))));
+    let message = planned(&files[1..2], asked("m")).unwrap_err().to_string();
+    assert!(message.contains("b.jsonl has no column 'm'"), "{message}");
+}
+
+#[test]
 fn given_types_take_the_place_of_inferred_ones() {
     let given = |name: &str| SchemaRequest::Given(Arc::new(Schema::new(vec![Field::new(name, DataType::Int64, false)])));
     let with = |schema| PlanOptions { schema, ..PlanOptions::new(Shape::Batches) };
@@ -238,10 +260,7 @@ fn a_file_that_is_not_what_its_name_says_is_refused() {
     for name in ["a.parquet", "a.arrow"] {
         for content in [&b"just some text, longer than any footer"[..], b"x", b"\xff\xff\xff\x7fARROW1"] {
             let error = planned(&[(name, content)], PlanOptions::new(Shape::Batches)).unwrap_err();
-            assert!(
-                matches!(&error, PlanError::Read(ReadError::Malformed { detail, .. }) if detail.starts_with("this is no readable")),
-                "{error}"
-            );
+            assert!(matches!(&error, PlanError::Read(ReadError::Malformed { .. })), "{error}");
         }
     }
 }

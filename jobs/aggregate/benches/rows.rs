@@ -1,4 +1,4 @@
-//! What a row costs on the map side: computing its batch, its key, and folding it into its group.
+//! What a row costs on the map side, computing its batch, its key, and folding it into its group; and a group on the reduce side.
 //!
 //! `cargo bench -p aggregate` prints nanoseconds per row, the least of several passes over batches in memory. The groups
 //! stand in one vector, indexed by a hash of the key, so that what is measured is this crate and not a hash table.
@@ -77,7 +77,7 @@ fn measure(plan: &Plan, batches: &[RecordBatch], groups: usize) -> [f64; 4] {
                 if step == 3 {
                     black_box(rows.state(row));
                 } else if step == 2 {
-                    rows.fold(row, &mut states[hash(&key) as usize % groups]);
+                    rows.fold(row, &mut states[hash(&key) as usize & (groups - 1)]);
                 }
             }
         }
@@ -86,22 +86,55 @@ fn measure(plan: &Plan, batches: &[RecordBatch], groups: usize) -> [f64; 4] {
     std::array::from_fn(|step| (0..25).map(|_| pass(step)).fold(f64::INFINITY, f64::min))
 }
 
+/// Nanoseconds per group: to combine two states, to write and read one, to put one out.
+fn measure_groups(plan: &Plan, batches: &[RecordBatch]) -> [f64; 3] {
+    let rows: Vec<_> = batches.iter().map(|batch| plan.rows(batch).expect("nothing overflows")).collect();
+    let groups: Vec<(Vec<u8>, States)> = rows
+        .iter()
+        .flat_map(|rows| {
+            (0..rows.len()).map(|row| {
+                let mut key = Vec::new();
+                rows.push_key(row, &mut key);
+                (key, rows.state(row))
+            })
+        })
+        .collect();
+    let pass = |step: usize| {
+        let mut total = plan.empty_state().clone();
+        let mut results = plan.results();
+        let start = Instant::now();
+        for (key, states) in &groups {
+            match step {
+                0 => total.combine(states),
+                1 => _ = black_box(States::decode(&black_box(states.encode())).expect("just written")),
+                _ => results.push(key, states).expect("nothing overflows"),
+            }
+        }
+        black_box((total, results.take()));
+        start.elapsed().as_nanos() as f64 / groups.len() as f64
+    };
+    std::array::from_fn(|step| (0..15).map(|_| pass(step)).fold(f64::INFINITY, f64::min))
+}
+
 fn main() {
     let mut random = Random(7);
     let batches: Vec<RecordBatch> = (0..BATCHES).map(|_| sales(&mut random)).collect();
-    let queries: [(&str, &str, &[&str], Option<&str>, usize); 5] = [
-        ("q1", "city, category", &["count()", "sum(quantity)", "sum(price * quantity)", "avg(discount)", "max(price)"], None, 4000),
+    // A name, the query, and how many groups it has, rounded to a power of two.
+    type Case<'a> = (&'a str, &'a str, &'a [&'a str], Option<&'a str>, usize);
+    let queries: [Case<'_>; 5] = [
+        ("q1", "city, category", &["count()", "sum(quantity)", "sum(price * quantity)", "avg(discount)", "max(price)"], None, 4096),
         ("q2", "customer", &["count()", "sum(price * quantity)"], None, 1 << 16),
         ("q2, discount > 0.1", "customer", &["count()", "sum(price * quantity)"], Some("discount > 0.1"), 1 << 16),
-        ("floats", "city", &["sum(weight)", "avg(weight)"], None, 200),
-        ("texts", "city", &["min(customer)", "max(category)"], None, 200),
+        ("floats", "city", &["sum(weight)", "avg(weight)"], None, 256),
+        ("texts", "city", &["min(customer)", "max(category)"], None, 256),
     ];
-    println!("nanoseconds per row     compute  + key  + fold  or + a state of its own");
+    println!("nanoseconds             per row: compute  + key  + fold  or + its state   per group: combine  write and read  result");
     for (name, group_by, aggregates, filter, groups) in queries {
         let query = Query::parse(&[group_by], aggregates, filter).expect("a query");
         let plan = query.resolve(batches[0].schema_ref()).expect("the columns are there");
         let [compute, key, fold, state] = measure(&plan, &batches, groups);
-        println!("{name:<22} {compute:>8.1} {key:>6.1} {fold:>7.1} {state:>10.1}");
+        let [combine, encode, result] = measure_groups(&plan, &batches);
+        println!("{name:<22} {compute:>17.1} {key:>6.1} {fold:>7.1} {state:>15.1} {combine:>20.1} {encode:>15.1} {result:>7.1}");
     }
     println!("a state is {} bytes", size_of::<States>());
 }

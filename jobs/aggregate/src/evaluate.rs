@@ -216,23 +216,33 @@ impl Expression {
     /// `and`, or `or` where `settled` is true: a left side of that value settles the row.
     fn connect(&self, left: &Expression, right: &Expression, settled: bool, batch: &RecordBatch) -> Evaluated {
         let left = left.evaluate_truth(batch)?;
-        let right = if right.is_fallible() {
-            let is_open: BooleanArray = left.iter().map(|value| Some(value != Some(settled))).collect();
-            let rows = rows_of(&is_open);
-            let part = take_record_batch(batch, &rows).map_err(|source| self.kernel(source))?;
-            let found = right.evaluate_truth(&part).map_err(|error| error.among(&rows))?;
-            // What stands in settled rows does not matter.
-            let mut all = vec![Some(settled); batch.num_rows()];
-            for (row, value) in rows.values().iter().zip(found.iter()) {
-                all[*row as usize] = value;
-            }
-            BooleanArray::from(all)
-        } else {
-            right.evaluate_truth(batch)?
+        // All rows at once is the fast way. Only where that fails does it matter which rows the left side leaves open.
+        let right = match right.evaluate_truth(batch) {
+            Ok(right) => right,
+            Err(_) => self.evaluate_open(&left, right, settled, batch)?,
         };
         let kernel = if settled { boolean::or_kleene } else { boolean::and_kleene };
         let array = kernel(&left, &right).map_err(|source| self.kernel(source))?;
         Ok(Values::Column(Arc::new(array)))
+    }
+
+    /// The values of `right` in the rows that `left` does not settle; what stands in the others does not matter.
+    fn evaluate_open(
+        &self,
+        left: &BooleanArray,
+        right: &Expression,
+        settled: bool,
+        batch: &RecordBatch,
+    ) -> Result<BooleanArray, EvaluateError> {
+        let is_open: BooleanArray = left.iter().map(|value| Some(value != Some(settled))).collect();
+        let rows = rows_of(&is_open);
+        let part = take_record_batch(batch, &rows).map_err(|source| self.kernel(source))?;
+        let found = right.evaluate_truth(&part).map_err(|error| error.among(&rows))?;
+        let mut all = vec![Some(settled); batch.num_rows()];
+        for (row, value) in rows.values().iter().zip(found.iter()) {
+            all[*row as usize] = value;
+        }
+        Ok(BooleanArray::from(all))
     }
 
     fn truth_of(&self, values: Values, kernel: impl FnOnce(&ArrayRef) -> Result<BooleanArray, ArrowError>) -> Evaluated {

@@ -7,8 +7,8 @@
 //!   meet as `exact` says; where one meets a float, it becomes a float.
 //! - Floats compare as numbers do, with −0 equal to 0; a NaN equals a NaN and is larger than anything else.
 //! - Text compares by bytes. A quoted text next to a date or a timestamp is one; text never becomes a number by itself.
-//! - `and`, `or`, `not` and comparisons know three values. The right side of `and` (`or`) is computed only for rows that the
-//!   left side leaves open, a branch of `case` only for its own rows: `x <> 0 and 1 / x > 2` divides by no zero.
+//! - `and`, `or`, `not` and comparisons know three values. The right side of `and` (`or`) can fail only in rows that the left
+//!   side leaves open, a branch of `case` only in its own: `x <> 0 and 1 / x > 2` divides by no zero.
 //! - Names of columns are matched exactly; `"unit price"` in double quotes names any column.
 
 use std::fmt;
@@ -51,7 +51,11 @@ impl Type {
             DataType::Decimal32(_, scale)
             | DataType::Decimal64(_, scale)
             | DataType::Decimal128(_, scale)
-            | DataType::Decimal256(_, scale) => Type::Decimal(u8::try_from(*scale).unwrap_or(0)),
+            | DataType::Decimal256(_, scale)
+                if *scale <= exact::DIGITS as i8 =>
+            {
+                Type::Decimal(u8::try_from(*scale).unwrap_or(0))
+            }
             float if float.is_floating() => Type::Float,
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Type::Text,
             DataType::Date32 | DataType::Date64 => Type::Date,
@@ -193,25 +197,9 @@ impl Expression {
         Self { node: node(Box::new(self)), kind, text }
     }
 
-    /// Whether computing a row can fail.
-    pub(crate) fn is_fallible(&self) -> bool {
-        match &self.node {
-            Node::Column(_) | Node::Constant(_) => false,
-            Node::Arithmetic(_, left, right) => self.kind != Type::Float || left.is_fallible() || right.is_fallible(),
-            Node::Negate(operand) => self.kind == Type::Integer || operand.is_fallible(),
-            Node::Cast(_) => true,
-            Node::Compare(_, left, right) | Node::And(left, right) | Node::Or(left, right) => left.is_fallible() || right.is_fallible(),
-            Node::Like { text, pattern, .. } => text.is_fallible() || pattern.is_fallible(),
-            Node::Not(operand)
-            | Node::IsNull(operand)
-            | Node::CastToCompare(operand)
-            | Node::Text(_, operand)
-            | Node::DatePart(_, operand) => operand.is_fallible(),
-            Node::Case { branches, otherwise } => {
-                branches.iter().any(|(condition, result)| condition.is_fallible() || result.is_fallible())
-                    || otherwise.as_ref().is_some_and(|result| result.is_fallible())
-            }
-        }
+    /// The same under the name of all of `text`.
+    fn named(self, text: &Expr) -> Self {
+        Self { text: text.to_string().into(), ..self }
     }
 }
 
@@ -237,7 +225,7 @@ impl Resolver<'_> {
             Expr::Value(value) => self.literal(&value.value, expr),
             Expr::TypedString(typed) => {
                 let text = self.literal(&typed.value.value, expr)?;
-                self.cast(text, self.named_type(&typed.data_type)?)
+                Ok(self.cast(text, self.named_type(&typed.data_type)?)?.named(expr))
             }
             Expr::UnaryOp { op: UnaryOperator::Plus, expr } => self.number(expr),
             Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand } => {
@@ -293,7 +281,7 @@ impl Resolver<'_> {
                 self.case(branches.collect::<Result<_, _>>()?, otherwise, expr)
             }
             Expr::Cast { expr: operand, data_type, format: None, kind: ast::CastKind::Cast | ast::CastKind::DoubleColon, .. } => {
-                self.cast(self.resolve(operand)?, self.named_type(data_type)?)
+                Ok(self.cast(self.resolve(operand)?, self.named_type(data_type)?)?.named(expr))
             }
             Expr::Extract { field, expr: operand, .. } => self.extract(field, operand, expr),
             Expr::Function(function) => self.function(function, expr),

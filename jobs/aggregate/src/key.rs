@@ -86,7 +86,7 @@ impl KeyColumn {
         let offsets = texts.offsets();
         let bytes = &texts.value_data()[offsets[0] as usize..offsets[texts.len()] as usize];
         // Without an early exit, so that it is computed for many bytes at once.
-        let is_plain = !bytes.iter().fold(false, |is_low, &byte| is_low | (byte <= ESCAPE));
+        let is_plain = bytes.iter().fold(u8::MAX, |least, &byte| least.min(byte)) > ESCAPE;
         let form = Form::Texts { offsets: offsets.clone(), bytes: texts.values().clone(), is_plain };
         Self { form, nulls: texts.nulls().cloned(), is_last }
     }

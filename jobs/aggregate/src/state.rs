@@ -453,7 +453,7 @@ impl States {
             let word = self.words[at];
             match (kind(word), form(word)) {
                 (kind, EMPTY) => put_header(out, kind, LENGTH_EMPTY),
-                (Kind::Sum | Kind::Min | Kind::Max, INLINE) => put_number(out, kind(word), &payload(word).to_le_bytes()),
+                (Kind::Sum | Kind::Min | Kind::Max, INLINE) => put_narrow(out, kind(word), payload(word)),
                 (Kind::Sum | Kind::Min | Kind::Max, _) => {
                     put_number(out, kind(word), &self.number(at).expect("not empty").huge().to_le_bytes());
                 }
@@ -580,6 +580,18 @@ fn put_length(out: &mut Encoded, kind: Kind, length: usize) {
         rest >>= 7;
     }
     out.push(rest as u8);
+}
+
+/// `put_number` for nearly all numbers there are.
+#[inline]
+fn put_narrow(out: &mut Encoded, kind: Kind, value: i64) {
+    let bits = 65 - (value ^ value >> 63).leading_zeros();
+    let length = if value == 0 { 0 } else { bits.div_ceil(8) as usize };
+    put_header(out, kind, length as u8);
+    let end = out.len() + length;
+    // All 8 bytes at once, and then as many of them as count.
+    out.extend_from_slice(&value.to_le_bytes());
+    out.truncate(end);
 }
 
 fn put_number(out: &mut Encoded, kind: Kind, bytes: &[u8]) {

@@ -20,6 +20,7 @@ mod memory;
 mod pages;
 mod reduce;
 mod sample;
+mod seal;
 mod sources;
 mod table;
 mod words16;

@@ -68,6 +68,17 @@ impl<'a, J: MapReduce> Values<'a, J> {
         self.next_bytes().and_then(decode::<J::Value>)
     }
 
+    /// Hands the next value's encoding to `take`.
+    pub(crate) fn next_encoded<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<Result<T, Fault>> {
+        if let From::One(value) = &mut self.from {
+            let mut bytes = Vec::new();
+            value.take()?.encode(&mut bytes);
+            return Some(Ok(take(&bytes)));
+        }
+        let taken = self.next_bytes().map(take);
+        taken.map(Ok).or_else(|| READ_FAULT.take().map(Err))
+    }
+
     #[inline]
     fn next_bytes(&mut self) -> Option<&[u8]> {
         match &mut self.from {
