@@ -27,6 +27,7 @@
 //! The input is CSV, one sale a line. The job counts the sales of each city. This is the whole of `src/main.rs`:
 //!
 //! ```
+//! # mod program {
 //! use shardmill::prelude::*;
 //!
 //! /// Counts the sales of each city.
@@ -63,11 +64,9 @@
 //!     }
 //! }
 //!
-//! # mod program { use super::Sales;
 //! fn main() -> std::process::ExitCode {
 //!     shardmill::main::<Sales>()
 //! }
-//! # }
 //!
 //! #[cfg(test)]
 //! mod tests {
@@ -77,8 +76,12 @@
 //!         assert_eq!(rows, "city,sales\nBergen,2\nFaro,1\n");
 //!     }
 //! }
+//! # pub fn check() {
 //! # let rows = shardmill::testing::run(Sales {}, "city,price\nBergen,5.00\nFaro,2.50\nBergen,1.20\n").unwrap();
 //! # assert_eq!(rows, "city,sales\nBergen,2\nFaro,1\n");
+//! # }
+//! # }
+//! # program::check();
 //! ```
 //!
 //! `cargo test --release` runs the job in the test's own process, several times: with one shard and with dozens, on one thread and on three, with
@@ -108,6 +111,7 @@
 //!   the job and is shown with its file, line and cause. With `--max-bad-records N` up to N are set aside, in `_quarantine/` beside the parts.
 //!
 //! ```
+//! # mod program {
 //! use shardmill::prelude::*;
 //!
 //! /// Adds up the sales of each city.
@@ -189,11 +193,9 @@
 //!     whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(fraction)
 //! }
 //!
-//! # mod program { use super::Revenue;
 //! fn main() -> std::process::ExitCode {
 //!     shardmill::main::<Revenue>()
 //! }
-//! # }
 //!
 //! #[cfg(test)]
 //! mod tests {
@@ -234,6 +236,7 @@
 //!         check_parameters::<Revenue>();
 //!     }
 //! }
+//! # pub fn check() {
 //! # use shardmill::testing::{Case, check_parameters, run};
 //! # let sales = "id,city,category,price\n1,Bergen,books,5.00\n2,Faro,toys,2.50\n3,Bergen,toys,1.20\n4,Faro,toys,\n";
 //! # let rows = run(Revenue { category: None }, sales).unwrap();
@@ -246,6 +249,9 @@
 //! # let rows = Case::new(input.as_bytes()).max_bad_records(1).run(Revenue { category: None }).unwrap();
 //! # assert!(rows.contains("Faro,1,250,250"), "{rows}");
 //! # check_parameters::<Revenue>();
+//! # }
+//! # }
+//! # program::check();
 //! ```
 //!
 //! # The traits
