@@ -320,6 +320,19 @@ pub use value::{Blob, Text, Value};
 pub use words::words;
 
 /// Columns of text formats: how their types are written and read, as in `--schema 'price: decimal(12,2)'`.
+///
+/// ```
+/// use shardmill::table::{parse_schema, schema_text};
+///
+/// let schema = parse_schema("price: decimal(12,2), code: text")?;
+/// assert_eq!(schema_text(&schema), "price: decimal(12,2), code: text");
+/// assert_eq!(
+///     parse_schema("price: money").unwrap_err().to_string(),
+///     "column 'price' has the unknown type 'money'; the types are text, int, float, bool, date, timestamp and \
+///      decimal(digits,scale) with at most 38 digits"
+/// );
+/// # Ok::<(), shardmill::table::SchemaError>(())
+/// ```
 pub mod table {
     pub use shardmill_datasets::table::{SchemaError, parse_schema, schema_text};
 }
