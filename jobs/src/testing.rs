@@ -32,7 +32,7 @@ use shardmill_datasets::{Compression, CsvOptions, Format, Shape as Kind};
 use crate::card;
 use crate::cli::{flag_names, parameter_names};
 use crate::engine::Progress;
-use crate::job::{MapReduce, Result};
+use crate::job::{MapReduce, Partitioning, Result};
 use crate::local::{Options, Planned, RunError, Summary, Tight};
 use crate::shape::Shape;
 
@@ -155,7 +155,7 @@ impl<'a> Case<'a> {
         let mut whole = None;
         for partitions in [1, 3] {
             let mut first: Option<(Vec<(String, Vec<u8>)>, Way)> = None;
-            for way in ways(self.input.len()) {
+            for way in ways(self.input.len(), job()?.partitioning()) {
                 let output = directory.0.join("output");
                 let options = Options {
                     inputs: vec![path.display().to_string()],
@@ -203,15 +203,20 @@ struct Way {
     is_reference: bool,
 }
 
-fn ways(input_bytes: usize) -> Vec<Way> {
-    let plain = Way { threads: 1, shard_bytes: 32 << 20, tight: None, is_reference: false };
+fn ways(input_bytes: usize, partitioning: Partitioning) -> Vec<Way> {
     let small = (input_bytes as u64 / 60).max(1);
+    let (whole, some) = match partitioning {
+        Partitioning::Hash => (32 << 20, small * 7),
+        // Where keys are cut follows from the shards.
+        Partitioning::Range => (small, small),
+    };
+    let plain = Way { threads: 1, shard_bytes: whole, tight: None, is_reference: false };
     let tight = |collect_bytes, fan_in| Some(Tight { collect_bytes, merge_bytes: 4096, fan_in });
     vec![
         Way { is_reference: true, ..plain },
         plain,
         Way { threads: 3, shard_bytes: small, ..plain },
-        Way { threads: 2, shard_bytes: small * 7, tight: tight(12 << 10, 2), ..plain },
+        Way { threads: 2, shard_bytes: some, tight: tight(12 << 10, 2), ..plain },
         Way { threads: 3, shard_bytes: small, tight: tight(40 << 10, 3), ..plain },
     ]
 }

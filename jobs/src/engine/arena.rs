@@ -125,7 +125,8 @@ mod tests {
                 prop_assert!(addresses.is_sorted());
                 for (index, (address, size)) in addresses.iter().zip(sizes).enumerate() {
                     // SAFETY: claimed above with this size.
-                    prop_assert!(unsafe { arena.get(*address, *size) }.iter().all(|byte| *byte == (index + round) as u8));
+                    let bytes = unsafe { arena.get(*address, *size) };
+                    prop_assert!(bytes.iter().all(|byte| *byte == (index + round) as u8));
                 }
                 arena.clear();
             }

@@ -147,8 +147,7 @@ impl<J: MapReduce> Collector<J> {
             runs: Vec::new(),
             progress: Arc::clone(&settings.progress),
         };
-        let held = settings.holds_records().then(|| Held { keys: Vec::new(), pairs: Vec::new() });
-        Ok(Self::with_store(store, partitioner, spills, held))
+        Ok(Self::with_store(store, partitioner, spills, settings))
     }
 
     /// A collector that lists pairs.
@@ -156,10 +155,11 @@ impl<J: MapReduce> Collector<J> {
         let layout = Layout { sequenced: false, digested: false };
         let progress = Arc::clone(&settings.progress);
         let spills = Spills { path: PathBuf::new(), layout, block_bytes: 0, writer: None, runs: Vec::new(), progress };
-        Self::with_store(Store::Pairs(Vec::new()), Partitioner::Hash { partitions: 1 }, spills, None)
+        Self::with_store(Store::Pairs(Vec::new()), Partitioner::Hash { partitions: 1 }, spills, settings)
     }
 
-    fn with_store(store: Store<J>, partitioner: Partitioner, spills: Spills, held: Option<Held<J::Value>>) -> Self {
+    fn with_store(store: Store<J>, partitioner: Partitioner, spills: Spills, settings: &Settings) -> Self {
+        let held = settings.holds_records().then(|| Held { keys: Vec::new(), pairs: Vec::new() });
         Self {
             store,
             partitioner,

@@ -23,6 +23,8 @@ mod sample;
 mod seal;
 mod sources;
 mod table;
+#[cfg(test)]
+mod tests;
 mod words16;
 
 use std::path::PathBuf;
@@ -37,6 +39,8 @@ pub use memory::{parse_bytes, system_memory};
 pub(crate) use reduce::reduce_partitions;
 pub use reduce::{Output, Values};
 pub(crate) use sample::range_cuts;
+#[cfg(test)]
+pub(crate) use seal::seal;
 pub(crate) use sources::Sources;
 
 /// How an attempt is run. Nothing in here may change what it gives.

@@ -42,6 +42,8 @@ pub(crate) struct Reader<'a, J: MapReduce> {
     job: &'a J,
     settings: &'a Settings,
     entries: Vec<Entry>,
+    /// Where the tables' shares of one partition are merged.
+    merged: Option<Table<J::Value, J::Combine>>,
     key: Vec<u8>,
     value: Vec<u8>,
 }
@@ -114,7 +116,7 @@ fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, thre
 
 impl<'a, J: MapReduce> Reader<'a, J> {
     pub(crate) fn new(sources: &'a Sources<J>, partitions: u32, job: &'a J, settings: &'a Settings) -> Self {
-        Self { sources, partitions, job, settings, entries: Vec::new(), key: Vec::new(), value: Vec::new() }
+        Self { sources, partitions, job, settings, entries: Vec::new(), merged: None, key: Vec::new(), value: Vec::new() }
     }
 
     /// Calls `each` with every group of `partition`, keys ascending.
@@ -134,9 +136,14 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                     unsafe { table.take(&self.entries, |key, value| each(key, Values::one(value))) }
                 }
                 tables => {
-                    let most = tables.iter().map(|table| table.count_partition(partition, self.partitions)).max().unwrap_or(0);
-                    let merged = Table::new(self.job.combiner(), most + most / 8, usize::MAX).map_err(out_of_memory)?;
-                    let mut merged = merged.for_one_partition(self.partitions);
+                    let mut merged = match self.merged.take() {
+                        Some(merged) => merged,
+                        None => {
+                            let most = tables.iter().map(Table::used).max().unwrap_or(0) / self.partitions as usize;
+                            let merged = Table::new(self.job.combiner(), most + most / 8, usize::MAX).map_err(out_of_memory)?;
+                            merged.for_one_partition(self.partitions)
+                        }
+                    };
                     for table in tables {
                         // SAFETY: each partition is read once, and the values are given up.
                         unsafe { table.move_partition(partition, self.partitions, &mut merged) };
@@ -145,7 +152,10 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                     merged.sorted(&mut self.entries);
                     merged.give_values_up();
                     // SAFETY: all entries are listed once, and the values are given up.
-                    unsafe { merged.take(&self.entries, |key, value| each(key, Values::one(value))) }
+                    unsafe { merged.take(&self.entries, |key, value| each(key, Values::one(value))) }?;
+                    merged.clear_taken();
+                    self.merged = Some(merged);
+                    Ok(())
                 }
             },
             Sources::Buffers(buffers) => {

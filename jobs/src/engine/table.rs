@@ -424,12 +424,6 @@ impl<V, C: Combine<V>> Table<V, C> {
         self.taken = true;
     }
 
-    /// The number of entries in one partition, at most.
-    pub(crate) fn count_partition(&self, partition: u32, partitions: u32) -> usize {
-        // SAFETY: see `slot`.
-        self.stretch(partition, partitions).filter(|index| unsafe { (*self.slot(*index)).meta } != 0).count()
-    }
-
     /// Empties the table without dropping the values, which must have been taken; what waits in the ring stays.
     pub(crate) fn clear_taken(&mut self) {
         // SAFETY: all slots, as `allocate` sized them; zero is what an empty slot looks like.

@@ -1,0 +1,268 @@
+//! The engine as a whole: whatever the shards, threads, memory and runs, the same output; whatever goes wrong, a typed fault.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+use shardmill_datasets::{CsvOptions, Draft, PlanOptions, Shape as Kind, index, list};
+
+use super::*;
+use crate::fault::Fault;
+use crate::job::{MapReduce, Partitioning, Result};
+use crate::testing::Case;
+use crate::{Combine, Lines, NoCombine, Sum, Text};
+
+/// Groups the words of lines by their first letter, in input order.
+#[derive(Args, Serialize, Deserialize)]
+struct Gather {
+    #[arg(long)]
+    by_range: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Gathered {
+    letter: String,
+    words: String,
+}
+
+impl MapReduce for Gather {
+    type Input = Lines;
+    type Key = String;
+    type Value = Text;
+    type Combine = NoCombine;
+    type Output = Gathered;
+
+    fn partitioning(&self) -> Partitioning {
+        if self.by_range { Partitioning::Range } else { Partitioning::Hash }
+    }
+
+    fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+        for word in line.split(' ').filter(|word| !word.is_empty()) {
+            match word {
+                "error" => return Err("an error was asked for".into()),
+                "panic" => panic!("a panic was asked for"),
+                word => out.emit(&word[..word.chars().next().map_or(0, char::len_utf8)], word),
+            }
+        }
+        out.count("lines", 1);
+        Ok(())
+    }
+
+    fn reduce(&self, letter: &str, mut words: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+        let mut joined = String::new();
+        while let Some(word) = words.next_ref() {
+            joined.push_str(word);
+            joined.push('.');
+        }
+        out.write(Gathered { letter: letter.to_owned(), words: joined })
+    }
+}
+
+/// Counts words, with values that own memory.
+#[derive(Args, Serialize, Deserialize)]
+struct Spell {}
+
+#[derive(Default)]
+struct Longest;
+
+impl Combine<String> for Longest {
+    fn combine(&self, longest: &mut String, next: String) {
+        assert!(next != "unfoldable", "cannot be folded");
+        if (next.len(), &*longest) > (longest.len(), &next) {
+            *longest = next;
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Spelling {
+    length: u64,
+    word: String,
+}
+
+impl MapReduce for Spell {
+    type Input = Lines;
+    type Key = (u64, String);
+    type Value = String;
+    type Combine = Longest;
+    type Output = Spelling;
+
+    fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+        for word in line.split_whitespace() {
+            out.emit((word.len() as u64 % 5, &word[..word.chars().next().map_or(0, char::len_utf8)]), word.to_owned());
+        }
+        Ok(())
+    }
+
+    fn reduce(&self, (length, _): (u64, &str), mut longest: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+        let word = longest.next().ok_or("a group has a value")?;
+        out.write(Spelling { length, word })
+    }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    let word = prop_oneof![4 => "[a-f]{1,3}", 1 => "[a-f]{1,200}", 1 => "[éß東]{1,4}"];
+    let line = prop::collection::vec(word, 0..8).prop_map(|words| words.join(" "));
+    prop::collection::vec(line, 0..60).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    // `Case` compares all ways of running a job with the naive reference; these add an oracle of their own.
+    #[test]
+    fn values_of_a_key_come_in_input_order(text in text(), by_range in any::<bool>()) {
+        let mut expected: BTreeMap<String, String> = BTreeMap::new();
+        for word in text.split_whitespace() {
+            let joined = expected.entry(word.chars().take(1).collect()).or_default();
+            joined.push_str(word);
+            joined.push('.');
+        }
+        let expected: String = expected.iter().map(|(letter, words)| format!("{letter},{words}\n")).collect();
+        let found = Case::new(text.as_bytes()).run(Gather { by_range }).unwrap();
+        prop_assert_eq!(found.strip_prefix("letter,words\n").unwrap(), expected);
+    }
+
+    #[test]
+    fn values_that_own_memory_are_folded_wherever_they_are(text in text()) {
+        Case::new(text.as_bytes()).run(Spell {}).unwrap();
+    }
+}
+
+/// What mapping and sealing one file gives, in some way.
+fn sealed_digest<J: MapReduce>(job: &J, input: &Path, directory: &Path, threads: usize, collect_bytes: usize) -> [u8; 32] {
+    let files = list(&[input.display().to_string()], None).unwrap();
+    let options = PlanOptions { shard_bytes: Some(100), partitions: Some(70), csv: CsvOptions::default(), ..PlanOptions::new(Kind::Lines) };
+    let draft = Draft::new(files, options).unwrap();
+    let surveys = draft.surveys().iter().map(|survey| survey.run().unwrap()).collect();
+    let plan = draft.finish(surveys).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let directory = directory.join(format!("{threads}-{collect_bytes}"));
+    std::fs::create_dir(&directory).unwrap();
+    let settings = Settings {
+        threads,
+        collect_bytes,
+        merge_bytes: 4096,
+        total_bytes: collect_bytes,
+        block_bytes: 1024,
+        fan_in: 3,
+        max_bad_records: 0,
+        temp_directory: directory.clone(),
+        durable: false,
+        progress: Arc::default(),
+    };
+    let partitioner = Partitioner::Hash { partitions: plan.partitions };
+    let mapped = map_shards(job, &plan, 0..plan.shards.len() as u32, &partitioner, &settings, &pool).unwrap();
+    let sources = Sources::new(mapped.collectors, &partitioner, &settings, &pool).unwrap();
+    let run = seal(job, &sources, plan.partitions, &settings, &directory.join("sealed")).unwrap();
+    index::digest(run.segments())
+}
+
+#[test]
+fn a_sealed_output_depends_on_neither_threads_nor_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("input.txt");
+    let text: String = (0..3000u32).map(|n| format!("w{} {}\n", n * 7919 % 1000, "x".repeat((n % 50) as usize))).collect();
+    std::fs::write(&input, text).unwrap();
+    let digests = |job: &dyn Fn(usize, usize) -> [u8; 32]| {
+        let first = job(1, 64 << 20);
+        for (threads, collect_bytes) in [(2, 64 << 20), (3, 20 << 10), (1, 8 << 10)] {
+            assert_eq!(job(threads, collect_bytes), first, "{threads} threads, {collect_bytes} bytes");
+        }
+    };
+    let folded = directory.path().join("folded");
+    let kept = directory.path().join("kept");
+    std::fs::create_dir(&folded).unwrap();
+    std::fs::create_dir(&kept).unwrap();
+    digests(&|threads, bytes| sealed_digest(&Spell {}, &input, &folded, threads, bytes));
+    digests(&|threads, bytes| sealed_digest(&Gather { by_range: false }, &input, &kept, threads, bytes));
+}
+
+#[test]
+fn bad_records_leave_nothing_behind_and_are_set_aside_up_to_the_limit() {
+    let text = "a1 b1\na2 error b2\nc1 panic\nb3\n";
+    let found = Case::new(text.as_bytes()).max_bad_records(2).run(Gather { by_range: false }).unwrap();
+    assert_eq!(found, "letter,words\na,a1.\nb,b1.b3.\n");
+    let refused = Case::new(text.as_bytes()).max_bad_records(1).run(Gather { by_range: false }).unwrap_err().to_string();
+    assert!(refused.contains("panicked at jobs/src/engine/tests.rs") && refused.contains("a panic was asked for"), "{refused}");
+    let refused = Case::new(text.as_bytes()).run(Gather { by_range: false }).unwrap_err().to_string();
+    assert!(refused.contains("line 2, byte 6; record 1 of shard 0") && refused.contains("an error was asked for"), "{refused}");
+}
+
+#[test]
+fn a_panic_in_a_combiner_is_no_bad_record() {
+    let text = "unfoldable unfoldable\nunfoldable\n".repeat(40);
+    let refused = Case::new(text.as_bytes()).max_bad_records(1000).run(Spell {}).unwrap_err().to_string();
+    assert!(refused.contains("combine failed") && refused.contains("cannot be folded"), "{refused}");
+}
+
+/// Fails in the phase that it is told to.
+#[derive(Args, Serialize, Deserialize)]
+struct Fails {
+    #[arg(long)]
+    phase: String,
+}
+
+impl MapReduce for Fails {
+    type Input = Lines;
+    type Key = String;
+    type Value = u64;
+    type Combine = Sum;
+    type Output = Gathered;
+
+    fn start(&self) -> Result {
+        if self.phase == "start" { Err("no start".into()) } else { Ok(()) }
+    }
+
+    fn finish(&self) -> Result {
+        assert!(self.phase != "finish", "no finish");
+        Ok(())
+    }
+
+    fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+        out.emit(line, if self.phase == "overflow" { u64::MAX } else { 1 });
+        Ok(())
+    }
+
+    fn reduce(&self, key: &str, _: Values<'_, Self>, _: &mut Output<'_, Self>) -> Result {
+        if self.phase == "reduce" { Err(format!("no {key}").into()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn what_fails_outside_of_map_is_named_with_its_phase_or_key() {
+    for (phase, expected) in [
+        ("start", "start failed: no start"),
+        ("finish", "finish failed: panicked at"),
+        ("overflow", "combine failed: panicked at"),
+        ("reduce", "reduce failed on key \"some key\": no some key"),
+    ] {
+        let refused = crate::testing::run(Fails { phase: phase.to_owned() }, "some key\nsome key\n").unwrap_err().to_string();
+        assert!(refused.contains(expected), "{phase}: {refused}");
+    }
+    crate::testing::run(Fails { phase: "none".to_owned() }, "some key\n").unwrap();
+}
+
+#[test]
+fn keys_and_values_above_their_limits_make_the_record_bad() {
+    let long = "x".repeat(70_000);
+    let refused = crate::testing::run(Fails { phase: "none".to_owned() }, &format!("short\n{long}\n")).unwrap_err().to_string();
+    assert!(refused.contains("a key has 70000 bytes, the limit is 65536") && refused.contains("line 2"), "{refused}");
+}
+
+#[test]
+fn a_fault_of_the_disk_keeps_its_kind() {
+    let full = Fault::disk(Path::new("/tmp/x"), std::io::ErrorKind::StorageFull.into());
+    assert!(matches!(full, Fault::DiskFull { .. }));
+    assert!(matches!(Fault::disk(Path::new("/tmp/x"), std::io::ErrorKind::NotFound.into()), Fault::DiskFailed { .. }));
+}
+
+#[test]
+fn a_budget_too_small_names_one_that_would_do() {
+    let error = Budget::new(64 << 20, 8, 2 << 20, 4 << 20).unwrap_err().to_string();
+    assert!(error.contains("at least 96 MiB, not 64 MiB"), "{error}");
+    assert!(Budget::new(256 << 20, 8, 2 << 20, 4 << 20).is_ok());
+}
