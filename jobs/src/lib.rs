@@ -295,6 +295,7 @@ mod cli;
 pub mod combine;
 mod engine;
 mod fault;
+mod heap;
 pub mod job;
 pub mod key;
 mod local;
@@ -336,7 +337,3 @@ pub use words::words;
 pub mod table {
     pub use shardmill_datasets::table::{SchemaError, parse_schema, schema_text};
 }
-
-/// Every executable of a job uses this allocator: page faults and locks of the system's own cost several per cent.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -120,13 +120,14 @@ pub(crate) struct Summary {
     pub(crate) bad_records: u64,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) seconds: f64,
+    /// How long each phase took, in seconds.
+    pub(crate) phases: BTreeMap<&'static str, f64>,
     pub(crate) peak_memory_bytes: u64,
 }
 
 /// The phases of a run, for whoever shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    Plan,
     Map,
     Reduce,
     Publish,
@@ -143,6 +144,7 @@ pub(crate) struct Planned<J: MapReduce> {
     options: Options,
     progress: Arc<Progress>,
     started: Instant,
+    planned: Instant,
 }
 
 impl<J: MapReduce> Planned<J> {
@@ -185,12 +187,12 @@ impl<J: MapReduce> Planned<J> {
         }
         let sink = sink_spec(&job, &plan, &options)?;
         let budget = Budget::new(total_bytes, threads, reader_bytes(&plan), sink.memory_bytes())?;
-        Ok(Self { name: name.to_owned(), job, plan, sink, budget, pool, options, progress, started })
+        Ok(Self { name: name.to_owned(), job, plan, sink, budget, pool, options, progress, started, planned: Instant::now() })
     }
 
     /// Runs what was planned.
     pub(crate) fn run(self, mut on_phase: impl FnMut(Phase, &Plan)) -> Result<Summary, RunError> {
-        let Self { name, job, plan, sink, budget, pool, options, progress, started } = self;
+        let Self { name, job, plan, sink, budget, pool, options, progress, started, planned } = self;
         let id = run_id();
         let claim = OutputClaim::take(&options.output, &id, options.overwrite)?;
         let temp = TempDirectory::new(options.temp_directory.as_deref(), claim.staging(), &id)?;
@@ -224,6 +226,7 @@ impl<J: MapReduce> Planned<J> {
             Sources::new(mapped.collectors, &partitioner, &settings, &pool).map_err(RunError::Fault)?
         };
 
+        let mapped_at = Instant::now();
         on_phase(Phase::Reduce, &plan);
         let attempt = claim.attempt("reduce")?;
         let path_of = |partition| attempt.join(sink.part_name(partition));
@@ -231,6 +234,7 @@ impl<J: MapReduce> Planned<J> {
         // Giving gigabytes of tables back takes a while, and need not be waited for.
         let release = std::thread::spawn(move || drop(sources));
 
+        let reduced_at = Instant::now();
         on_phase(Phase::Publish, &plan);
         let mut files: Vec<(PathBuf, String)> =
             (0..plan.partitions).map(|partition| (path_of(partition), sink.part_name(partition))).collect();
@@ -294,6 +298,12 @@ impl<J: MapReduce> Planned<J> {
             bad_records: mapped.set_aside.len() as u64,
             counters: mapped.counters,
             seconds: started.elapsed().as_secs_f64(),
+            phases: BTreeMap::from([
+                ("plan", (planned - started).as_secs_f64()),
+                ("map", (mapped_at - planned).as_secs_f64()),
+                ("reduce", (reduced_at - mapped_at).as_secs_f64()),
+                ("publish", reduced_at.elapsed().as_secs_f64()),
+            ]),
             peak_memory_bytes: peak_memory_bytes(),
         })
     }

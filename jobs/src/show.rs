@@ -89,7 +89,7 @@ impl Show {
         let (name, length, template) = match phase {
             Phase::Map => ("map", plan.input_bytes, "map     {bar:30} {bytes:>10} of {total_bytes}, {bytes_per_sec}, {eta} left{msg}"),
             Phase::Reduce => ("reduce", plan.partitions.into(), "reduce  {bar:30} {pos:>10} of {len} partitions, {eta} left{msg}"),
-            Phase::Plan | Phase::Publish => return,
+            Phase::Publish => return,
         };
         if !self.is_terminal {
             eprintln!("{name}");
@@ -152,6 +152,13 @@ impl Show {
             HumanBytes((summary.input_bytes as f64 / seconds) as u64),
             HumanBytes(summary.peak_memory_bytes)
         );
+        if self.is_verbose {
+            let phases: Vec<String> = ["plan", "map", "reduce", "publish"]
+                .into_iter()
+                .filter_map(|phase| summary.phases.get(phase).map(|seconds| format!("{phase} {seconds:.3} s")))
+                .collect();
+            eprintln!("phases  {}", phases.join(", "));
+        }
         eprintln!("output  {}", summary.output.display());
     }
 }

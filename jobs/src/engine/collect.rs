@@ -16,6 +16,7 @@ use super::table::{Room, Table};
 use super::{Progress, Settings};
 use crate::combine::Combine;
 use crate::fault::Fault;
+use crate::heap;
 use crate::job::{KeyRef, MapReduce, ValueRef};
 use crate::key::Key;
 use crate::value::Value;
@@ -85,6 +86,11 @@ pub(crate) struct Collector<J: MapReduce> {
     partitioner: Partitioner,
     spills: Spills,
     held: Option<Held<J::Value>>,
+    /// The thread's heap balance when the table was last empty: what it holds beyond that is mostly its values'.
+    heap_base: isize,
+    limit_bytes: usize,
+    /// Memory held when the last record was mapped, as the thread that mapped it saw it.
+    pub(crate) collected_bytes: usize,
     /// The next pair's place in the input: shard, then number within the shard.
     sequence: u64,
     counters: Vec<(&'static str, u64)>,
@@ -165,6 +171,9 @@ impl<J: MapReduce> Collector<J> {
             partitioner,
             spills,
             held,
+            heap_base: heap::balance(),
+            limit_bytes: settings.collect_bytes,
+            collected_bytes: 0,
             sequence: 0,
             counters: Vec::new(),
             pending_counts: Vec::new(),
@@ -242,6 +251,28 @@ impl<J: MapReduce> Collector<J> {
         }
         if self.held.is_some() {
             self.accept_held();
+        }
+        if J::Combine::COMBINES && std::mem::needs_drop::<J::Value>() && self.held_bytes() > self.limit_bytes {
+            self.spill_values();
+        }
+    }
+
+    /// Values that own memory have outgrown the share. (Others cannot: the table knows its own size.)
+    #[cold]
+    fn spill_values(&mut self) {
+        // What is there beside the values (a batch being mapped, the reader's buffers) must not make a nearly empty table spill.
+        let heap = heap::balance() - self.heap_base;
+        if matches!(&self.store, Store::Table(table) if table.used() > 0) && heap > (self.limit_bytes / 4) as isize {
+            self.spill_or_fail();
+        }
+    }
+
+    /// Memory that is held by what was collected, that owned by values included.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match &self.store {
+            Store::Table(table) => table.held_bytes() + usize::try_from(heap::balance() - self.heap_base).unwrap_or(0),
+            Store::Buffer(buffer) => buffer.held_bytes(),
+            Store::Pairs(_) => 0,
         }
     }
 
@@ -333,6 +364,7 @@ impl<J: MapReduce> Collector<J> {
                     }
                 }
                 table.clear_taken();
+                self.heap_base = heap::balance();
             }
             Store::Buffer(buffer) => {
                 let writer = self.spills.writer()?;
@@ -383,6 +415,7 @@ impl<J: MapReduce> Collector<J> {
                 self.spill()?;
             }
         }
+        self.collected_bytes = self.held_bytes();
         Ok(())
     }
 

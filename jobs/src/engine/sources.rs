@@ -94,14 +94,13 @@ impl<J: MapReduce> Sources<J> {
 fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, threads: usize) -> usize {
     let (mut held, mut keys, mut tables, mut largest) = (0, 0, 0, vec![0; partitions as usize]);
     for collector in collectors {
+        held += collector.collected_bytes;
         match &collector.store {
             Store::Table(table) => {
-                held += table.held_bytes();
                 keys += table.used();
                 tables += usize::from(table.used() > 0);
             }
             Store::Buffer(buffer) => {
-                held += buffer.held_bytes();
                 (0..partitions).for_each(|partition| largest[partition as usize] += buffer.partition(partition).len());
             }
             Store::Pairs(_) => {}

@@ -27,6 +27,8 @@ const OVERRUN: usize = 64;
 /// The tag of keys that lie in the arena; short keys have their length + 1 there, empty slots nothing.
 const LONG: u64 = 0xFF;
 const TAG: u64 = 0xFF;
+/// Tables up to this size are made with room to grow: memory is what large ones must not waste.
+const SMALL_BYTES: usize = 32 << 20;
 /// Bytes of long keys that may wait in the ring.
 const STAGED_BYTES: usize = 256 << 10;
 
@@ -87,13 +89,13 @@ pub(crate) struct Entry {
 impl<V, C: Combine<V>> Table<V, C> {
     /// An empty table that takes at most about `limit_bytes`, and at least what `expected` entries need.
     pub(crate) fn new(combiner: C, expected: usize, limit_bytes: usize) -> io::Result<Self> {
-        let slots = (expected * 2).next_power_of_two().max(64);
+        let slots = (expected * 8 / 5).next_power_of_two().max(64);
         Ok(Self {
             pages: Self::allocate(slots)?,
             slots,
             shift: 64 - slots.trailing_zeros(),
             used: 0,
-            grow_at: slots / 2,
+            grow_at: Self::crowded(slots),
             limit_bytes,
             ring: Box::new([const { Slot::EMPTY }; RING]),
             next: 0,
@@ -111,13 +113,18 @@ impl<V, C: Combine<V>> Table<V, C> {
         self
     }
 
+    /// The number of entries at which a table of this size grows: at five eighths, a probe for a new key looks at four slots.
+    fn crowded(slots: usize) -> usize {
+        slots / 8 * 5
+    }
+
     fn allocate(slots: usize) -> io::Result<Pages> {
         Pages::zeroed((slots + OVERRUN) * size_of::<Slot<V>>())
     }
 
     /// Memory for a table of this many entries.
     pub(crate) fn bytes_for(entries: usize) -> usize {
-        ((entries * 2).next_power_of_two().max(64) + OVERRUN) * size_of::<Slot<V>>() + entries * size_of::<Entry>()
+        ((entries * 8 / 5).next_power_of_two().max(64) + OVERRUN) * size_of::<Slot<V>>() + entries * size_of::<Entry>()
     }
 
     /// Memory that the table holds.
@@ -278,13 +285,12 @@ impl<V, C: Combine<V>> Table<V, C> {
     #[inline(never)]
     fn grow_or_say_full(&mut self) -> Room {
         let bytes = |slots: usize| (slots + OVERRUN) * size_of::<Slot<V>>();
-        // While it is small, a table grows fourfold; old and new stand side by side for a moment, and the limit covers both.
+        // While it is small, a table grows fourfold. Old and new stand side by side for a moment, and the limit covers both.
         let rest = self.held_bytes() + self.used * size_of::<Entry>();
-        for factor in [4, 2] {
-            if bytes(self.slots * factor) + rest <= self.limit_bytes {
-                self.grow(self.slots * factor);
-                return Room::Left;
-            }
+        let factor = if bytes(self.slots * 4) <= SMALL_BYTES { 4 } else { 2 };
+        if bytes(self.slots * factor) + rest <= self.limit_bytes {
+            self.grow(self.slots * factor);
+            return Room::Left;
         }
         // No larger table is allowed. This one still takes entries up to three quarters, less what their long keys need.
         if self.used >= self.slots / 4 * 3 || rest > self.limit_bytes {
@@ -301,7 +307,7 @@ impl<V, C: Combine<V>> Table<V, C> {
         };
         let old_slots = self.slots;
         let old = std::mem::replace(&mut self.pages, pages);
-        (self.slots, self.shift, self.grow_at) = (slots, 64 - slots.trailing_zeros(), slots / 2);
+        (self.slots, self.shift, self.grow_at) = (slots, 64 - slots.trailing_zeros(), Self::crowded(slots));
         for old_index in 0..old_slots + OVERRUN {
             // SAFETY: `old` holds `old_slots + OVERRUN` slots; each entry is moved out once, and `old` is unmapped without dropping.
             let entry = unsafe { old.start().cast::<Slot<V>>().add(old_index).read() };
@@ -429,7 +435,7 @@ impl<V, C: Combine<V>> Table<V, C> {
         // SAFETY: all slots, as `allocate` sized them; zero is what an empty slot looks like.
         unsafe { self.pages.start().write_bytes(0, (self.slots + OVERRUN) * size_of::<Slot<V>>()) };
         self.used = 0;
-        self.grow_at = self.slots / 2;
+        self.grow_at = Self::crowded(self.slots);
         self.arena.clear();
         self.taken = false;
     }

@@ -1,0 +1,80 @@
+//! The allocator of every executable that runs jobs, and what it knows: how much heap each thread holds.
+//!
+//! Values of a job may own memory (strings, vectors, states that grow). No trait could ask every type how much; the allocator
+//! knows. A thread that folds values compares its balance with what it was when its table was empty. Memory that one thread
+//! allocates and another frees shows in both balances, with opposite signs: mapping threads hand nothing over while they map.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
+
+use mimalloc::MiMalloc;
+
+thread_local! {
+    static BALANCE: Cell<isize> = const { Cell::new(0) };
+}
+
+/// Bytes that this thread has allocated and not freed; less than zero where it frees what others have allocated.
+#[inline]
+pub(crate) fn balance() -> isize {
+    BALANCE.get()
+}
+
+/// Mimalloc, counted.
+struct Counted;
+
+#[global_allocator]
+static ALLOCATOR: Counted = Counted;
+
+#[inline(always)]
+fn add(bytes: isize) {
+    // A thread that is ending has no balance any more, and needs none.
+    let _ = BALANCE.try_with(|balance| balance.set(balance.get() + bytes));
+}
+
+// SAFETY: every call is passed on to mimalloc as it is; counting allocates nothing.
+unsafe impl GlobalAlloc for Counted {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        add(layout.size() as isize);
+        // SAFETY: the caller's promise is mimalloc's.
+        unsafe { MiMalloc.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        add(layout.size() as isize);
+        // SAFETY: the caller's promise is mimalloc's.
+        unsafe { MiMalloc.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        add(-(layout.size() as isize));
+        // SAFETY: the caller's promise is mimalloc's.
+        unsafe { MiMalloc.dealloc(pointer, layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        add(bytes as isize - layout.size() as isize);
+        // SAFETY: the caller's promise is mimalloc's.
+        unsafe { MiMalloc.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threads_balance_is_what_it_holds() {
+        let before = balance();
+        let mut held: Vec<u8> = Vec::with_capacity(1000);
+        assert_eq!(balance() - before, 1000);
+        held.reserve_exact(5000);
+        assert_eq!(balance() - before, held.capacity() as isize);
+        std::thread::spawn(|| drop(vec![0u8; 100_000])).join().unwrap();
+        drop(held);
+        assert!((balance() - before).abs() < 4096, "{}", balance() - before);
+    }
+}
