@@ -27,17 +27,30 @@ impl Pages {
         let bytes = bytes.max(4096).next_multiple_of(4096);
         #[cfg(not(miri))]
         {
+            // A huge page lies at a multiple of its size: more is asked for, and what lies beside is given back untouched.
+            let slack = if bytes >= HUGE { HUGE } else { 0 };
             // SAFETY: a private anonymous mapping at an address of the system's choice aliases nothing.
-            let start = unsafe {
-                libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON, -1, 0)
+            let mapped = unsafe {
+                libc::mmap(std::ptr::null_mut(), bytes + slack, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON, -1, 0)
             };
-            if start == libc::MAP_FAILED {
+            if mapped == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
             }
-            #[cfg(target_os = "linux")]
-            if bytes >= HUGE {
-                // SAFETY: the range is the mapping made above. It is advice: where it is refused, small pages do.
-                unsafe { libc::madvise(start, bytes, libc::MADV_HUGEPAGE) };
+            let before = if slack > 0 { mapped.addr().next_multiple_of(HUGE) - mapped.addr() } else { 0 };
+            let start = mapped.wrapping_byte_add(before);
+            if slack > 0 {
+                // SAFETY: all three ranges lie in the mapping made above, in whole pages, and the first and last are not used.
+                // The advice may be refused, and small pages do.
+                unsafe {
+                    if before > 0 {
+                        libc::munmap(mapped, before);
+                    }
+                    if before < slack {
+                        libc::munmap(start.wrapping_byte_add(bytes), slack - before);
+                    }
+                    #[cfg(target_os = "linux")]
+                    libc::madvise(start, bytes, libc::MADV_HUGEPAGE);
+                }
             }
             Ok(Self { start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?, bytes })
         }
