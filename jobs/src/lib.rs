@@ -337,3 +337,8 @@ pub use words::words;
 pub mod table {
     pub use shardmill_datasets::table::{SchemaError, parse_schema, schema_text};
 }
+
+/// The README's code, compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
