@@ -52,6 +52,10 @@ impl Budget {
 }
 
 /// The memory that this process may use: the machine's, or that of its control group where that is less.
+///
+/// ```
+/// assert!(shardmill::system_memory() > 0);
+/// ```
 pub fn system_memory() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
