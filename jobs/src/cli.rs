@@ -30,10 +30,11 @@ pub const PROTOCOL: u32 = 1;
 /// ```no_run
 /// # use shardmill::prelude::*;
 /// # #[derive(Args, Serialize, Deserialize)] struct Count {}
+/// # #[derive(Serialize, Deserialize)] struct Counted { lines: u64 }
 /// # impl MapReduce for Count {
-/// #     type Input = Lines; type Key = (); type Value = u64; type Combine = Sum; type Output = u64;
+/// #     type Input = Lines; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
 /// #     fn map(&self, _: &str, out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
-/// #     fn reduce(&self, _: (), lines: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(lines.sum()) }
+/// #     fn reduce(&self, _: (), lines: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { lines: lines.sum() }) }
 /// # }
 /// fn main() -> std::process::ExitCode {
 ///     shardmill::main::<Count>()

@@ -41,18 +41,74 @@ pub trait Combine<V>: Send + Sync + 'static {
 }
 
 /// Adds values up. Integer overflow is a panic, which ends the job: a wrong sum is never written.
+///
+/// ```
+/// use shardmill::{Combine, Sum};
+///
+/// let mut sum = 40u64;
+/// Sum.combine(&mut sum, 2);
+/// assert_eq!(sum, 42);
+/// ```
+/// Floats have no `Sum`: their addition is not associative, so the result would depend on how the work was cut. Count in whole units, or collect
+/// the values with [`NoCombine`] and add them in `reduce`, in the order of the input.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum;
 
 /// Keeps the smallest value.
+///
+/// ```
+/// use shardmill::{Combine, Min};
+///
+/// let mut least = (3, "three");
+/// Min.combine(&mut least, (1, "one"));
+/// assert_eq!(least, (1, "one"));
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Min;
 
 /// Keeps the largest value.
+///
+/// ```
+/// use shardmill::{Combine, Max};
+///
+/// let mut most = 3;
+/// Max.combine(&mut most, 8);
+/// assert_eq!(most, 8);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Max;
 
 /// Keeps every value, in input order.
+///
+/// ```
+/// use shardmill::prelude::*;
+///
+/// /// Lists what stands under each first word, in the order of the input.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Lists {}
+/// # #[derive(Serialize, Deserialize)] struct List { word: String, items: String }
+///
+/// impl MapReduce for Lists {
+/// #     type Input = Lines; type Key = String; type Output = List;
+///     type Value = String;
+///     type Combine = NoCombine;
+///     // …
+/// #     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+/// #         let (word, item) = line.split_once(' ').ok_or("one word alone")?;
+/// #         out.emit(word, item.to_owned());
+/// #         Ok(())
+/// #     }
+///     fn reduce(&self, word: &str, items: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+///         let items: Vec<String> = items.collect();
+///         out.write(List { word: word.to_owned(), items: items.join("; ") })
+///     }
+/// }
+/// # fn main() -> Result {
+/// let lists = shardmill::testing::run(Lists {}, "red wine\ngreen tea\nred apples\n")?;
+/// assert_eq!(lists, "word,items\ngreen,tea\nred,wine; apples\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoCombine;
 

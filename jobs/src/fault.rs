@@ -66,6 +66,12 @@ pub enum Fault {
         /// What went wrong.
         detail: String,
     },
+    /// The system gives less memory than the budget allows.
+    #[error("the system refuses memory: {detail}; give a smaller --memory")]
+    OutOfMemory {
+        /// What the system said.
+        detail: String,
+    },
     /// The input cannot be read, has changed, or is not what it should be.
     #[error(transparent)]
     Input(ReadError),

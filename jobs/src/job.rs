@@ -12,6 +12,15 @@ use crate::shape::Shape;
 use crate::value::Value;
 
 /// What `map` and `reduce` return: any error will do, it is shown with the record or key that it came from.
+///
+/// ```
+/// fn half(text: &str) -> shardmill::Result<i32> {
+///     let number: i32 = text.parse()?;
+///     if number % 2 == 0 { Ok(number / 2) } else { Err(format!("{number} is odd").into()) }
+/// }
+/// assert_eq!(half("8").unwrap(), 4);
+/// assert_eq!(half("7").unwrap_err().to_string(), "7 is odd");
+/// ```
 pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// The record that a job's `map` receives.
@@ -22,6 +31,28 @@ pub type KeyRef<'a, J> = <<J as MapReduce>::Key as Key>::Ref<'a>;
 pub type ValueRef<'a, J> = <<J as MapReduce>::Value as Value>::Ref<'a>;
 
 /// How keys are spread over partitions.
+///
+/// ```
+/// use shardmill::prelude::*;
+///
+/// /// The words of a text in alphabetical order, over all parts.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Dictionary {}
+///
+/// impl MapReduce for Dictionary {
+/// #     type Input = Lines; type Key = String; type Value = u64; type Combine = Sum; type Output = Raw;
+///     fn partitioning(&self) -> Partitioning {
+///         Partitioning::Range
+///     }
+///     // …
+/// #     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result { words(line).for_each(|word| out.emit(word, 1)); Ok(()) }
+/// #     fn reduce(&self, word: &str, _: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write_record(word.as_bytes()) }
+/// }
+/// # fn main() -> Result {
+/// assert_eq!(shardmill::testing::run(Dictionary {}, "to be or\nnot to be\n")?, "be\nnot\nor\nto\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Partitioning {
     /// By a fixed hash: partitions are of similar size whatever the keys, and in no order.
@@ -32,6 +63,15 @@ pub enum Partitioning {
 }
 
 /// Which columns of a tabular input a job reads.
+///
+/// Columns of a CSV, Arrow or Parquet file that are not named are not parsed. [`Batches`](crate::Batches) has an example.
+///
+/// ```
+/// use shardmill::Columns;
+///
+/// let columns = Columns::Named(vec!["city".to_owned(), "price".to_owned()]);
+/// assert_ne!(columns, Columns::All);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Columns {
     /// All of them.
@@ -42,6 +82,17 @@ pub enum Columns {
 }
 
 /// What types the columns of text formats (CSV, TSV, JSON lines) get in a job that reads [`Batches`](crate::Batches).
+///
+/// Arrow and Parquet files bring their own types. A value that does not fit its column's type makes its row a bad record.
+///
+/// ```
+/// use shardmill::ColumnTypes;
+/// use shardmill::table::parse_schema;
+///
+/// let types = ColumnTypes::Given(parse_schema("price: decimal(12,2), code: text")?.into());
+/// # assert_ne!(types, ColumnTypes::Inferred);
+/// # Ok::<(), shardmill::table::SchemaError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ColumnTypes {
     /// Inferred from a fixed prefix of the input.

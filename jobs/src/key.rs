@@ -119,9 +119,7 @@ pub enum KeyError {
 /// Splits `N` bytes off the front.
 #[inline]
 fn take<const N: usize>(bytes: &mut &[u8], part: &'static str) -> Result<[u8; N], KeyError> {
-    let (head, rest) = bytes
-        .split_first_chunk()
-        .ok_or(KeyError::Truncated { part })?;
+    let (head, rest) = bytes.split_first_chunk().ok_or(KeyError::Truncated { part })?;
     *bytes = rest;
     Ok(*head)
 }
@@ -132,9 +130,6 @@ fn flag(bytes: &mut &[u8], part: &'static str) -> Result<bool, KeyError> {
     match take(bytes, part)? {
         [0] => Ok(false),
         [1] => Ok(true),
-        [other] => Err(KeyError::Invalid {
-            part,
-            value: u32::from(other),
-        }),
+        [other] => Err(KeyError::Invalid { part, value: u32::from(other) }),
     }
 }

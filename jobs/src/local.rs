@@ -171,9 +171,12 @@ impl<J: MapReduce> Planned<J> {
         };
         let total_bytes = options.memory_bytes.unwrap_or_else(|| system_memory() / 2);
         let mut limits = Limits::default();
-        if let Some(bytes) = options.record_bytes {
-            (limits.record_bytes, limits.field_bytes) = (bytes, bytes);
-        }
+        // What a reader may have to hold at once stays well below a thread's share.
+        let share = total_bytes / threads;
+        limits.record_bytes = options.record_bytes.unwrap_or(limits.record_bytes).min(share / 8);
+        limits.field_bytes = limits.record_bytes;
+        limits.window_bytes = limits.window_bytes.min(share as u64 / 4);
+        limits.page_bytes = limits.page_bytes.min(share as u64 / 4);
         let plan_options = PlanOptions {
             shape: J::Input::KIND,
             shard_bytes: options.shard_bytes,
@@ -197,7 +200,7 @@ impl<J: MapReduce> Planned<J> {
             plan.schema = plan.schema.map(|schema| job.columns_read(&schema));
         }
         let sink = sink_spec(&job, &plan, &options)?;
-        let budget = Budget::new(total_bytes, threads, reader_bytes(&plan), sink.memory_bytes())?;
+        let budget = Budget::new(total_bytes, threads, READER_BYTES, sink.memory_bytes())?;
         Ok(Self { name: name.to_owned(), job, plan, sink, budget, pool, options, progress, started, planned: Instant::now() })
     }
 
@@ -350,11 +353,8 @@ fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<Si
     Ok(sink)
 }
 
-/// What reading takes on one thread.
-fn reader_bytes(plan: &Plan) -> usize {
-    let _ = plan;
-    2 << 20
-}
+/// What reading takes on one thread: blocks of 256 to 512 KiB, and their columns.
+const READER_BYTES: usize = 3 << 20;
 
 /// A name for this run that no other has.
 fn run_id() -> String {

@@ -53,6 +53,8 @@ where
     J::Output: Serialize,
 {
     /// Writes a row.
+    ///
+    /// The fields of the row are the columns. Text formats write them as the `csv` crate and `serde_json` do.
     #[inline]
     pub fn write(&mut self, row: J::Output) -> Result {
         let written = self.part.write_row(&row);
@@ -61,6 +63,35 @@ where
 }
 
 /// Output as bytes (`--output-format bytes`) or lines (`text`), with no columns.
+///
+/// ```
+/// use shardmill::prelude::*;
+///
+/// /// Writes each distinct line once.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Unique {}
+///
+/// impl MapReduce for Unique {
+///     type Input = Bytes;
+///     type Key = Vec<u8>;
+///     type Value = ();
+///     type Combine = Max;
+///     type Output = Raw;
+///
+///     fn map(&self, line: &[u8], out: &mut Emitter<'_, Self>) -> Result {
+///         out.emit(line, ());
+///         Ok(())
+///     }
+///
+///     fn reduce(&self, line: &[u8], _: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+///         out.write_record(line)
+///     }
+/// }
+/// # fn main() -> Result {
+/// assert_eq!(shardmill::testing::run(Unique {}, "b\na\nb\n")?, "a\nb\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Raw;
 
@@ -90,6 +121,8 @@ where
     J::Output: WritesRecords,
 {
     /// Writes a record: in `bytes` as it is, in `text` with a line end behind it.
+    ///
+    /// [`Raw`] has an example.
     #[inline]
     pub fn write_record(&mut self, record: &[u8]) -> Result {
         let written = self.part.write_record(record);
@@ -98,6 +131,8 @@ where
 }
 
 /// Gathers rows to batches, for jobs that write a [`Table`].
+///
+/// [`Table`] has an example.
 pub trait Rows<J>: 'static {
     /// Begins a part.
     fn new(job: &J) -> Self;
@@ -117,6 +152,68 @@ pub trait Rows<J>: 'static {
 
 /// Output with columns that follow from the job's parameters and input: [`MapReduce::output_schema`] says which. Where it names none, the
 /// job writes records as [`Raw`] does.
+///
+/// ```
+/// use shardmill::arrow::array::{ArrayRef, RecordBatch, StringBuilder, UInt64Builder};
+/// use shardmill::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+/// use shardmill::prelude::*;
+/// use std::sync::Arc;
+///
+/// /// Counts words, in a column that is called as one likes.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct CountAs {
+///     #[arg(long)]
+///     name: String,
+/// }
+///
+/// /// Rows on their way to a batch.
+/// struct Counted {
+///     schema: SchemaRef,
+///     words: StringBuilder,
+///     counts: UInt64Builder,
+/// }
+///
+/// impl shardmill::output::Rows<CountAs> for Counted {
+///     fn new(job: &CountAs) -> Self {
+///         let schema = job.output_schema().expect("this job always has columns");
+///         Self { schema, words: StringBuilder::new(), counts: UInt64Builder::new() }
+///     }
+///
+///     fn len(&self) -> usize {
+///         self.counts.values_slice().len()
+///     }
+///
+///     fn take(&mut self) -> Result<RecordBatch> {
+///         let columns: Vec<ArrayRef> = vec![Arc::new(self.words.finish()), Arc::new(self.counts.finish())];
+///         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
+///     }
+/// }
+///
+/// impl MapReduce for CountAs {
+/// #     type Input = Lines; type Key = String; type Value = u64; type Combine = Sum;
+///     type Output = Table<Counted>;
+///     // …
+///     fn output_schema(&self) -> Option<SchemaRef> {
+///         let word = Field::new("word", DataType::Utf8, false);
+///         let count = Field::new(&self.name, DataType::UInt64, false);
+///         Some(Schema::new(vec![word, count]).into())
+///     }
+/// #     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result { words(line).for_each(|word| out.emit(word, 1)); Ok(()) }
+///     fn reduce(&self, word: &str, counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+///         let count = counts.sum();
+///         out.add(|rows| {
+///             rows.words.append_value(word);
+///             rows.counts.append_value(count);
+///             Ok(())
+///         })
+///     }
+/// }
+/// # fn main() -> Result {
+/// let counted = shardmill::testing::run(CountAs { name: "times".to_owned() }, "to be or\nnot to be\n")?;
+/// assert_eq!(counted, "word,times\nbe,2\nnot,1\nor,1\nto,2\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Table<R>(PhantomData<R>);
 
@@ -147,6 +244,8 @@ impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> OutputType<J> for Table<R> {
 
 impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> Output<'_, J> {
     /// Adds to the rows that are being gathered, and passes them on to the part where they are enough.
+    ///
+    /// An error of `add` is one of `reduce`: it ends the job and names the key. [`Table`] has an example.
     #[inline]
     pub fn add(&mut self, add: impl FnOnce(&mut R) -> Result) -> Result {
         add(self.state)?;

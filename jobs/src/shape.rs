@@ -54,6 +54,35 @@ pub(crate) trait Driver: Sized + 'static {
 pub(crate) const BLOCK_BYTES: usize = 256 << 10;
 
 /// Records are lines, as UTF-8 without their ends. A line that is not UTF-8 is a bad record.
+///
+/// ```
+/// use shardmill::prelude::*;
+///
+/// /// Counts the lines that hold a text.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Find {
+///     #[arg(long)]
+///     text: String,
+/// }
+/// # #[derive(Serialize, Deserialize)] struct Found { lines: u64 }
+///
+/// impl MapReduce for Find {
+///     type Input = Lines;
+/// #     type Key = (); type Value = u64; type Combine = Sum; type Output = Found;
+///     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+///         if line.contains(&self.text) {
+///             out.emit((), 1);
+///         }
+///         Ok(())
+///     }
+/// #     fn reduce(&self, _: (), counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Found { lines: counts.sum() }) }
+/// }
+/// # fn main() -> Result {
+/// let found = shardmill::testing::run(Find { text: "moon".to_owned() }, "the tide\nthe moon\nand a moon\n")?;
+/// assert_eq!(found, "lines\n2\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Lines;
 
@@ -101,6 +130,32 @@ impl Driver for Lines {
 }
 
 /// Records are bytes: lines without their ends, CSV records without theirs, or pieces of N bytes (`fixed:N`).
+///
+/// ```
+/// use shardmill::prelude::*;
+/// use shardmill::testing::Case;
+///
+/// /// Counts records of four bytes by their first byte.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Kinds {}
+/// # #[derive(Serialize, Deserialize)] struct Kind { kind: u8, records: u64 }
+///
+/// impl MapReduce for Kinds {
+///     type Input = Bytes;
+/// #     type Key = u8; type Value = u64; type Combine = Sum; type Output = Kind;
+///     fn map(&self, record: &[u8], out: &mut Emitter<'_, Self>) -> Result {
+///         let kind = *record.first().ok_or("an empty record")?;
+///         out.emit(kind, 1);
+///         Ok(())
+///     }
+/// #     fn reduce(&self, kind: u8, counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Kind { kind, records: counts.sum() }) }
+/// }
+/// # fn main() -> Result {
+/// let kinds = Case::new(b"\x01aaa\x02bbb\x01ccc").input_format("fixed:4").run(Kinds {})?;
+/// assert_eq!(kinds, "kind,records\n1,2\n2,1\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes;
 
@@ -173,6 +228,47 @@ fn framing(format: Format, quotes: bool) -> Framing {
 }
 
 /// Records are rows of a type of the job's own. Columns are found by name in each file; others are not read.
+///
+/// A row that does not fit the type is a bad record. A field that may be empty (or null, or missing in JSON) is an `Option`.
+///
+/// ```
+/// use shardmill::prelude::*;
+/// use shardmill::testing::Case;
+///
+/// #[derive(Deserialize)]
+/// struct Visit {
+///     page: String,
+///     seconds: Option<u32>,
+/// }
+///
+/// /// Finds the longest visit of each page.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Longest {}
+/// # #[derive(Serialize, Deserialize)] struct Page { page: String, seconds: u32 }
+///
+/// impl MapReduce for Longest {
+///     type Input = Rows<Visit>;
+/// #     type Key = String; type Value = u32; type Combine = Max; type Output = Page;
+///     fn map(&self, visit: Visit, out: &mut Emitter<'_, Self>) -> Result {
+///         if let Some(seconds) = visit.seconds {
+///             out.emit(&visit.page, seconds);
+///         }
+///         Ok(())
+///     }
+/// #     fn reduce(&self, page: &str, longest: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+/// #         for seconds in longest { out.write(Page { page: page.to_owned(), seconds })?; }
+/// #         Ok(())
+/// #     }
+/// }
+/// # fn main() -> Result {
+/// let csv = "seconds,browser,page\n12,a,home\n,b,home\n40,c,help\n";
+/// assert_eq!(shardmill::testing::run(Longest {}, csv)?, "page,seconds\nhelp,40\nhome,12\n");
+///
+/// let json = b"{\"page\": \"home\", \"seconds\": 12}\n{\"page\": \"help\"}\n";
+/// assert_eq!(Case::new(json).input_format("jsonl").run(Longest {})?, "page,seconds\nhome,12\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<T>(PhantomData<fn() -> T>);
 
@@ -213,6 +309,51 @@ impl<T: DeserializeOwned + 'static> Driver for Rows<T> {
 }
 
 /// Records are Arrow record batches with the columns that the job asks for, in the types that the plan has decided.
+///
+/// The fastest shape for data with columns: nothing is made for each row. The job says which columns it reads
+/// ([`MapReduce::columns`]) and, where inference is not wanted, of which types they are ([`MapReduce::column_types`]).
+///
+/// ```
+/// use shardmill::arrow::array::{AsArray, RecordBatch};
+/// use shardmill::arrow::compute::sum_checked;
+/// use shardmill::arrow::datatypes::{DataType, Field, Int64Type, Schema};
+/// use shardmill::prelude::*;
+///
+/// /// Adds up a column of whole numbers.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct AddUp {
+///     #[arg(long)]
+///     column: String,
+/// }
+/// # #[derive(Serialize, Deserialize)] struct Total { total: i64 }
+///
+/// impl MapReduce for AddUp {
+///     type Input = Batches;
+/// #     type Key = (); type Value = i64; type Combine = Sum; type Output = Total;
+///     fn columns(&self) -> Result<Columns> {
+///         Ok(Columns::Named(vec![self.column.clone()]))
+///     }
+///
+///     fn column_types(&self) -> Result<ColumnTypes> {
+///         let column = Field::new(&self.column, DataType::Int64, true);
+///         Ok(ColumnTypes::Given(Schema::new(vec![column]).into()))
+///     }
+///
+///     fn map(&self, batch: &RecordBatch, out: &mut Emitter<'_, Self>) -> Result {
+///         let numbers = batch.column(0).as_primitive_opt::<Int64Type>().ok_or("not whole numbers of 64 bits")?;
+///         if let Some(sum) = sum_checked(numbers)? {
+///             out.emit((), sum);
+///         }
+///         Ok(())
+///     }
+/// #     fn reduce(&self, _: (), sums: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Total { total: sums.sum() }) }
+/// }
+/// # fn main() -> Result {
+/// let total = shardmill::testing::run(AddUp { column: "sold".to_owned() }, "city,sold\nGent,2\nFaro,\nGent,5\n")?;
+/// assert_eq!(total, "total\n7\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Batches;
 
@@ -265,6 +406,35 @@ fn map_batches<J: MapReduce>(
 }
 
 /// Records are what the format offers: batches where it has columns, bytes where it has not.
+///
+/// ```
+/// use shardmill::prelude::*;
+/// use shardmill::testing::Case;
+///
+/// /// Counts rows or lines.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Count {}
+/// # #[derive(Serialize, Deserialize)] struct Counted { records: u64 }
+///
+/// impl MapReduce for Count {
+///     type Input = Any;
+/// #     type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+///     fn map(&self, record: AnyRecord<'_>, out: &mut Emitter<'_, Self>) -> Result {
+///         match record {
+///             AnyRecord::Batch(batch) => out.emit((), batch.num_rows() as u64),
+///             AnyRecord::Bytes(_) => out.emit((), 1),
+///         }
+///         Ok(())
+///     }
+/// #     fn reduce(&self, _: (), counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { records: counts.sum() }) }
+/// }
+/// # fn main() -> Result {
+/// let input = b"city\nGent\nFaro\n";
+/// assert_eq!(Case::new(input).input_format("csv").run(Count {})?, "records\n2\n");
+/// assert_eq!(Case::new(input).input_format("text").run(Count {})?, "records\n3\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Any;
 

@@ -40,11 +40,53 @@ use crate::shape::Shape;
 ///
 /// The input is text for jobs on [`Lines`](crate::Lines) and [`Bytes`](crate::Bytes), and CSV for jobs on rows and batches; see
 /// [`Case`] for anything else.
+///
+/// An error is the failure card that `run` would show: a bad record with its place and cause, a key on which `reduce` failed.
+///
+/// ```
+/// # use shardmill::prelude::*;
+/// # #[derive(Args, Serialize, Deserialize)] struct Squares {}
+/// # #[derive(Serialize, Deserialize)] struct Row { number: u64, square: u64 }
+/// # impl MapReduce for Squares {
+/// #     type Input = Lines; type Key = u64; type Value = (); type Combine = Max; type Output = Row;
+/// #     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result { out.emit(line.parse()?, ()); Ok(()) }
+/// #     fn reduce(&self, number: u64, _: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+/// #         out.write(Row { number, square: number * number })
+/// #     }
+/// # }
+/// assert_eq!(shardmill::testing::run(Squares {}, "3\n2\n")?, "number,square\n2,4\n3,9\n");
+///
+/// let card = shardmill::testing::run(Squares {}, "3\nmany\n").unwrap_err().to_string();
+/// assert!(card.contains("line 2") && card.contains("invalid digit"), "{card}");
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+///
+/// # Panics
+/// If two ways give different output: the job is not deterministic, or its combiner not associative and commutative.
 pub fn run<J: MapReduce + Serialize + DeserializeOwned>(job: J, input: &str) -> Result<String> {
     Case::new(input.as_bytes()).run(job)
 }
 
 /// A job's input, and how to read and write it.
+///
+/// ```
+/// # use shardmill::prelude::*;
+/// use shardmill::testing::Case;
+/// # #[derive(Args, Serialize, Deserialize)] struct Squares {}
+/// # #[derive(Serialize, Deserialize)] struct Row { number: u64, square: u64 }
+/// # impl MapReduce for Squares {
+/// #     type Input = Rows<Row>; type Key = u64; type Value = u64; type Combine = Max; type Output = Row;
+/// #     fn map(&self, row: Row, out: &mut Emitter<'_, Self>) -> Result { out.emit(row.number, row.square); Ok(()) }
+/// #     fn reduce(&self, number: u64, squares: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+/// #         for square in squares { out.write(Row { number, square })?; }
+/// #         Ok(())
+/// #     }
+/// # }
+/// let case = Case::new(b"number\tsquare\n2\t4\nmany\tmore\n");
+/// let rows = case.input_format("tsv").output_format("jsonl").max_bad_records(1).run(Squares {})?;
+/// assert_eq!(rows, "{\"number\":2,\"square\":4}\n");
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Case<'a> {
     input: &'a [u8],
@@ -112,7 +154,7 @@ impl<'a> Case<'a> {
         let job = || serde_json::from_value::<J>(parameters.clone());
         let mut whole = None;
         for partitions in [1, 3] {
-            let mut first: Option<(Vec<(String, Vec<u8>)>, Way)> = None;
+            let mut first: Option<(Parts, Way)> = None;
             for way in ways(self.input.len(), job()?.partitioning()) {
                 let output = directory.0.join("output");
                 let options = Options {
@@ -184,8 +226,11 @@ pub(crate) fn run_once<J: MapReduce>(job: J, options: Options) -> std::result::R
     Planned::new("test", job, options, Arc::new(Progress::default()))?.run(|_, _| {})
 }
 
-/// The parts of an output, by name.
-fn read_parts(output: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// Parts with their names, in order.
+type Parts = Vec<(String, Vec<u8>)>;
+
+/// The parts of an output.
+fn read_parts(output: &Path) -> Result<Parts> {
     let mut parts = Vec::new();
     for entry in fs::read_dir(output)? {
         let entry = entry?;
@@ -202,6 +247,23 @@ fn read_parts(output: &Path) -> Result<Vec<(String, Vec<u8>)>> {
 ///
 /// # Panics
 /// If one has.
+///
+/// ```
+/// # use shardmill::prelude::*;
+/// #[derive(Args)]
+/// struct Search {
+///     /// Called `--input`, it would collide.
+///     #[arg(long)]
+///     pattern: String,
+/// }
+/// # impl MapReduce for Search {
+/// #     type Input = Lines; type Key = (); type Value = (); type Combine = Max; type Output = Raw;
+/// #     fn map(&self, _: &str, _: &mut Emitter<'_, Self>) -> Result { Ok(()) }
+/// #     fn reduce(&self, _: (), _: Values<'_, Self>, _: &mut Output<'_, Self>) -> Result { Ok(()) }
+/// # }
+///
+/// shardmill::testing::check_parameters::<Search>();
+/// ```
 pub fn check_parameters<J: MapReduce + clap::Args>() {
     let flags = flag_names();
     for name in parameter_names::<J>() {

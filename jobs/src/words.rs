@@ -42,12 +42,7 @@ use lanes::{Lanes, Native};
 /// ```
 #[inline]
 pub fn words(text: &str) -> Words<'_> {
-    Words {
-        text,
-        base: 0,
-        start: 0,
-        delimiters: delimiters::<Native>(text, 0),
-    }
+    Words { text, base: 0, start: 0, delimiters: delimiters::<Native>(text, 0) }
 }
 
 /// The words of a text; made by [`words`].
@@ -149,11 +144,7 @@ fn spaces<L: Lanes>(bytes: &[u8], at: usize) -> u64 {
         seen = seen.or(lanes);
         lanes.spaces()
     });
-    if seen.any_above_ascii() {
-        ascii | wide_spaces::<L>(bytes, at)
-    } else {
-        ascii
-    }
+    if seen.any_above_ascii() { ascii | wide_spaces::<L>(bytes, at) } else { ascii }
 }
 
 /// The bytes of white-space characters beyond ASCII in the same window.
@@ -191,10 +182,7 @@ fn leads<L: Lanes>(bytes: &[u8], at: usize) -> u64 {
 fn wide_space(bytes: &[u8]) -> usize {
     match bytes {
         [0xC2, 0x85 | 0xA0, ..] => 2,
-        [0xE1, 0x9A, 0x80, ..]
-        | [0xE2, 0x80, 0x80..=0x8A | 0xA8 | 0xA9 | 0xAF, ..]
-        | [0xE2, 0x81, 0x9F, ..]
-        | [0xE3, 0x80, 0x80, ..] => 3,
+        [0xE1, 0x9A, 0x80, ..] | [0xE2, 0x80, 0x80..=0x8A | 0xA8 | 0xA9 | 0xAF, ..] | [0xE2, 0x81, 0x9F, ..] | [0xE3, 0x80, 0x80, ..] => 3,
         _ => 0,
     }
 }
@@ -204,10 +192,7 @@ fn wide_space(bytes: &[u8]) -> usize {
 fn gather<L: Lanes>(bytes: &[u8], at: usize, mut bits: impl FnMut(L) -> u64) -> u64 {
     if let Some(window) = bytes[at..].first_chunk::<WINDOW>() {
         let (quarters, _) = window.as_chunks::<16>();
-        return quarters
-            .iter()
-            .rev()
-            .fold(0, |mask, quarter| mask << 16 | bits(L::load(quarter)));
+        return quarters.iter().rev().fold(0, |mask, quarter| mask << 16 | bits(L::load(quarter)));
     }
     // Both ends, which overlap: a bit that is set twice is set.
     let mut half = |half: &[u8; 32]| {
@@ -230,10 +215,7 @@ fn padded(bytes: &[u8]) -> [u8; 16] {
         let (head, tail) = (u64::from_le_bytes(*head), u64::from_le_bytes(*tail));
         u128::from(head) | u128::from(tail) << (8 * (bytes.len() - 8))
     } else {
-        bytes
-            .iter()
-            .rev()
-            .fold(0, |packed, &byte| packed << 8 | u128::from(byte))
+        bytes.iter().rev().fold(0, |packed, &byte| packed << 8 | u128::from(byte))
     };
     packed.to_le_bytes()
 }
@@ -316,16 +298,8 @@ mod tests {
         words(text).for_each(|word| folded.push(word));
         assert_eq!(folded, expected, "fold: {text:?}");
         for base in (0..=text.len()).step_by(WINDOW) {
-            assert_eq!(
-                delimiters::<Native>(text, base),
-                naive(text, base),
-                "native at {base}: {text:?}"
-            );
-            assert_eq!(
-                delimiters::<Portable>(text, base),
-                naive(text, base),
-                "portable at {base}: {text:?}"
-            );
+            assert_eq!(delimiters::<Native>(text, base), naive(text, base), "native at {base}: {text:?}");
+            assert_eq!(delimiters::<Portable>(text, base), naive(text, base), "portable at {base}: {text:?}");
         }
     }
 
@@ -334,10 +308,7 @@ mod tests {
             .char_indices()
             .filter(|(_, character)| character.is_whitespace())
             .flat_map(|(start, character)| start..start + character.len_utf8());
-        space
-            .chain([text.len()])
-            .filter(|at| (base..base + WINDOW).contains(at))
-            .fold(0, |mask, at| mask | 1 << (at - base))
+        space.chain([text.len()]).filter(|at| (base..base + WINDOW).contains(at)).fold(0, |mask, at| mask | 1 << (at - base))
     }
 
     proptest! {
@@ -363,13 +334,7 @@ mod tests {
     fn every_length_up_to_three_windows_is_covered() {
         let longest = if cfg!(miri) { 70 } else { 200 };
         for length in 0..longest {
-            for (word, space) in [
-                ("x", " "),
-                ("ab ", "\n"),
-                ("é", "\u{a0}"),
-                ("語", "\u{3000}"),
-                (" ", "\u{2003}"),
-            ] {
+            for (word, space) in [("x", " "), ("ab ", "\n"), ("é", "\u{a0}"), ("語", "\u{3000}"), (" ", "\u{2003}")] {
                 let mut text = word.repeat(length);
                 same(&text);
                 text.push_str(space);
@@ -383,14 +348,7 @@ mod tests {
     #[test]
     fn white_space_may_lie_across_any_border() {
         for before in (0..70).chain(120..130) {
-            for space in [
-                "\u{85}",
-                "\u{1680}",
-                "\u{2028}",
-                "\u{205f}",
-                "\u{3000}",
-                "\u{2003}\u{2003}",
-            ] {
+            for space in ["\u{85}", "\u{1680}", "\u{2028}", "\u{205f}", "\u{3000}", "\u{2003}\u{2003}"] {
                 for after in [0, 1, 14, 15, 16, 17, 61, 62, 63, 64] {
                     if !cfg!(miri) || (60..66).contains(&before) {
                         same(&["a".repeat(before), space.to_owned(), "b".repeat(after)].concat());
@@ -407,11 +365,7 @@ mod tests {
         for character in '\0'..=char::MAX {
             text.clear();
             text.extend(['a', character, 'b']);
-            let expected: &[&str] = if character.is_whitespace() {
-                &["a", "b"]
-            } else {
-                &[&text]
-            };
+            let expected: &[&str] = if character.is_whitespace() { &["a", "b"] } else { &[&text] };
             assert!(words(&text).eq(expected.iter().copied()), "{character:?}");
         }
     }
@@ -421,9 +375,6 @@ mod tests {
         let mut none = words("");
         assert_eq!((none.next(), none.next()), (None, None));
         let mut one = words("one");
-        assert_eq!(
-            (one.next(), one.next(), one.next()),
-            (Some("one"), None, None)
-        );
+        assert_eq!((one.next(), one.next(), one.next()), (Some("one"), None, None));
     }
 }

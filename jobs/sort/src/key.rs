@@ -108,7 +108,9 @@ mod tests {
     #[test]
     fn keys_are_read_as_they_are_written() {
         let columns = |list: &[(&str, bool)]| {
-            KeySpec::Columns(list.iter().map(|(name, is_descending)| ColumnKey { name: (*name).to_owned(), is_descending: *is_descending }).collect())
+            KeySpec::Columns(
+                list.iter().map(|(name, is_descending)| ColumnKey { name: (*name).to_owned(), is_descending: *is_descending }).collect(),
+            )
         };
         assert_eq!(KeySpec::parse("city, price:desc").unwrap(), columns(&[("city", false), ("price", true)]));
         assert_eq!(KeySpec::parse("a:asc").unwrap(), columns(&[("a", false)]));

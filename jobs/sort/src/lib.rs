@@ -54,8 +54,7 @@ struct ColumnSort {
 impl ColumnSort {
     /// `read` is the schema of batches, `written` the columns that are written.
     fn new(keys: Vec<(usize, ColumnKey)>, read: &Schema, written: SchemaRef) -> Result<Self> {
-        let key_fields =
-            keys.iter().map(|(index, key)| SortField::new_with_options(read.field(*index).data_type().clone(), key.options()));
+        let key_fields = keys.iter().map(|(index, key)| SortField::new_with_options(read.field(*index).data_type().clone(), key.options()));
         let fields = written.fields().iter().map(|field| SortField::new(field.data_type().clone()));
         Ok(Self { key_rows: RowConverter::new(key_fields.collect())?, rows: RowConverter::new(fields.collect())?, keys, schema: written })
     }

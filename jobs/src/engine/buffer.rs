@@ -11,12 +11,11 @@
 use std::io;
 
 use super::arena::{Address, Arena};
+use super::pages::Pages;
 use shardmill_datasets::merge::prefix;
 
 const HEAD: usize = 16;
 const ADDRESS_BITS: u32 = 48;
-/// The largest number of partitions (or of buffers that are read as one): the tag has 16 bits.
-pub(crate) const MAX_TAG: u32 = 1 << 16;
 
 /// A pair's place, with a tag: its partition, or the buffer it lies in.
 #[derive(Clone, Copy, Debug)]
@@ -42,45 +41,83 @@ impl Entry {
 /// Pairs in the order of arrival.
 pub(crate) struct SortBuffer {
     arena: Arena,
-    entries: Vec<Entry>,
+    entries: Vec<Chunk>,
+    /// Entries in the last chunk, and in each of the others once it is full.
+    filled: usize,
+    chunk_entries: usize,
+    /// The entries of each partition so far.
+    counts: Vec<usize>,
     /// The entries by partition, once `divide` was called; then `entries` is empty.
-    divided: Vec<Entry>,
+    divided: Option<Chunk>,
     /// Where each partition begins in `divided`.
     starts: Vec<usize>,
     limit_bytes: usize,
 }
 
-impl SortBuffer {
-    /// An empty buffer that takes at most `limit_bytes`, or one pair.
-    pub(crate) fn new(limit_bytes: usize) -> Self {
-        let chunk_bytes = (limit_bytes / 16).clamp(16 << 10, 16 << 20);
-        Self { arena: Arena::new(chunk_bytes), entries: Vec::new(), divided: Vec::new(), starts: Vec::new(), limit_bytes }
+/// Room for entries. Chunks are added and given back as a whole: nothing is copied when there are more.
+struct Chunk(Pages);
+
+impl Chunk {
+    fn new(entries: usize) -> io::Result<Self> {
+        Ok(Self(Pages::zeroed(entries * size_of::<Entry>())?))
     }
 
-    /// Memory held, that for sorting included.
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.arena.held_bytes() + 2 * self.entries.capacity().max(self.divided.capacity()) * size_of::<Entry>()
+    fn as_slice(&self) -> &[Entry] {
+        // SAFETY: the pages are aligned, as large as said, and zeroes or entries: both are plain numbers.
+        unsafe { std::slice::from_raw_parts(self.0.start().cast(), self.0.bytes() / size_of::<Entry>()) }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Entry] {
+        // SAFETY: as above; `&mut self` keeps everyone else away.
+        unsafe { std::slice::from_raw_parts_mut(self.0.start().cast(), self.0.bytes() / size_of::<Entry>()) }
+    }
+}
+
+impl SortBuffer {
+    /// An empty buffer for so many partitions that takes at most `limit_bytes`, or one pair.
+    pub(crate) fn new(partitions: u32, limit_bytes: usize) -> Self {
+        let chunk_bytes = (limit_bytes / 16).clamp(16 << 10, 16 << 20);
+        Self {
+            arena: Arena::new(chunk_bytes),
+            entries: Vec::new(),
+            filled: 0,
+            chunk_entries: (chunk_bytes / 4) / size_of::<Entry>(),
+            counts: vec![0; partitions as usize],
+            divided: None,
+            starts: Vec::new(),
+            limit_bytes,
+        }
     }
 
     /// Number of pairs.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() + self.divided.len()
+        match self.starts.last() {
+            Some(end) => *end,
+            None => self.entries.len().saturating_sub(1) * self.chunk_entries + self.filled,
+        }
+    }
+
+    /// Memory held, with that for the second copy of the entries that sorting them needs.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let entries = match &self.divided {
+            Some(divided) => divided.0.bytes(),
+            None => 2 * self.entries.len() * self.chunk_entries * size_of::<Entry>(),
+        };
+        self.arena.held_bytes() + entries
     }
 
     /// Whether another pair of this size has to wait until the buffer was emptied.
     #[inline(always)]
     pub(crate) fn is_full_for(&self, key: &[u8], value_bytes: usize) -> bool {
         let growth = self.arena.growth_for(HEAD + key.len() + value_bytes);
-        let fits = growth == 0 && self.entries.len() < self.entries.capacity();
+        let fits = growth == 0 && self.filled < self.chunk_entries && !self.entries.is_empty();
         !fits && self.must_not_grow(growth)
     }
 
     #[cold]
     fn must_not_grow(&self, arena_bytes: usize) -> bool {
-        let entries = if self.entries.len() < self.entries.capacity() { 0 } else { self.entries.capacity().max(64) };
-        // While entries move, the old ones are still there; the copy for sorting is counted with the held bytes.
-        let bytes = self.held_bytes() + arena_bytes + 2 * entries * size_of::<Entry>();
-        bytes > self.limit_bytes && !self.entries.is_empty()
+        let bytes = self.held_bytes() + arena_bytes + 2 * self.chunk_entries * size_of::<Entry>();
+        bytes > self.limit_bytes && self.len() > 0
     }
 
     /// Adds a pair, whatever the limit.
@@ -94,33 +131,41 @@ impl SortBuffer {
         let (key_room, value_room) = rest.split_at_mut(key.len());
         key_room.copy_from_slice(key);
         value_room.copy_from_slice(value);
-        self.entries.push(Entry { prefix: prefix(key), place: address.0 | u64::from(partition) << ADDRESS_BITS });
+        if self.entries.is_empty() || self.filled == self.chunk_entries {
+            self.entries.push(Chunk::new(self.chunk_entries)?);
+            self.filled = 0;
+        }
+        let chunk = self.entries.last_mut().expect("just looked at");
+        chunk.as_mut_slice()[self.filled] = Entry { prefix: prefix(key), place: address.0 | u64::from(partition) << ADDRESS_BITS };
+        self.filled += 1;
+        self.counts[partition as usize] += 1;
         Ok(())
     }
 
     /// Groups the entries by partition, each partition's in the order of arrival.
-    pub(crate) fn divide(&mut self, partitions: u32) {
-        let mut starts = vec![0; partitions as usize + 1];
-        for entry in &self.entries {
-            starts[entry.tag() + 1] += 1;
+    pub(crate) fn divide(&mut self) -> io::Result<()> {
+        let count = self.len();
+        let mut next = Vec::with_capacity(self.counts.len() + 1);
+        let mut start = 0;
+        for count in &self.counts {
+            next.push(start);
+            start += count;
         }
-        for partition in 0..partitions as usize {
-            starts[partition + 1] += starts[partition];
-        }
-        if partitions == 1 {
-            self.divided = std::mem::take(&mut self.entries);
-        } else {
-            let mut next = starts.clone();
-            self.divided.clear();
-            self.divided.resize(self.entries.len(), Entry { prefix: 0, place: 0 });
-            for entry in &self.entries {
+        self.starts.clone_from(&next);
+        self.starts.push(start);
+        let mut divided = Chunk::new(count)?;
+        let places = divided.as_mut_slice();
+        let last = self.entries.len().saturating_sub(1);
+        for (number, chunk) in std::mem::take(&mut self.entries).into_iter().enumerate() {
+            let filled = if number == last { self.filled } else { self.chunk_entries };
+            for entry in &chunk.as_slice()[..filled] {
                 let place = &mut next[entry.tag()];
-                self.divided[*place] = *entry;
+                places[*place] = *entry;
                 *place += 1;
             }
-            self.entries = Vec::new();
         }
-        self.starts = starts;
+        self.divided = Some(divided);
+        Ok(())
     }
 
     /// Whether the entries are grouped by partition.
@@ -130,18 +175,16 @@ impl SortBuffer {
 
     /// The entries of one partition, after `divide`.
     pub(crate) fn partition(&self, partition: u32) -> &[Entry] {
-        &self.divided[self.starts[partition as usize]..self.starts[partition as usize + 1]]
+        let range = self.starts[partition as usize]..self.starts[partition as usize + 1];
+        self.divided.as_ref().map_or(&[], |divided| &divided.as_slice()[range])
     }
 
-    /// Sorts each partition's entries where they are.
-    pub(crate) fn sort_partition(&mut self, partition: u32) -> &[Entry] {
+    /// Sorts a partition's entries where they are; call `partition` for them.
+    pub(crate) fn sort_partition(&mut self, partition: u32) {
         let range = self.starts[partition as usize]..self.starts[partition as usize + 1];
-        let mut entries = std::mem::take(&mut self.divided);
-        let buffers = std::slice::from_ref(&*self);
-        entries[range.clone()]
-            .sort_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| pair(buffers, a.with_tag(0)).0.cmp(pair(buffers, b.with_tag(0)).0)));
-        self.divided = entries;
-        &self.divided[range]
+        let Some(mut divided) = self.divided.take() else { return };
+        divided.as_mut_slice()[range].sort_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| self.pair(*a).0.cmp(self.pair(*b).0)));
+        self.divided = Some(divided);
     }
 
     /// The pair of one of this buffer's entries: key, sequence and value.
@@ -158,11 +201,13 @@ impl SortBuffer {
         super::table::prefetch(start.wrapping_add(64));
     }
 
-    /// Empties the buffer; most of its memory is kept for what comes next.
+    /// Empties the buffer; the arena's memory is kept for what comes next.
     pub(crate) fn clear(&mut self) {
         self.arena.clear();
-        self.entries = std::mem::take(&mut self.divided);
         self.entries.clear();
+        self.filled = 0;
+        self.counts.fill(0);
+        self.divided = None;
         self.starts.clear();
     }
 }

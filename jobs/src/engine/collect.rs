@@ -143,7 +143,7 @@ impl<J: MapReduce> Collector<J> {
         let store = if combines {
             Store::Table(Table::new(job.combiner(), 1 << 11, settings.collect_bytes)?)
         } else {
-            Store::Buffer(SortBuffer::new(settings.collect_bytes))
+            Store::Buffer(SortBuffer::new(partitioner.partitions(), settings.collect_bytes))
         };
         let spills = Spills {
             path: settings.temp_directory.join(format!("spill-{index}")),
@@ -203,17 +203,14 @@ impl<J: MapReduce> Collector<J> {
             }
         } else {
             let mut scratch = std::mem::take(&mut self.key_scratch);
-            self.keep(J::Key::bytes(key, &mut scratch), |out| J::Value::encode_ref(value, out));
-            self.key_scratch = scratch;
+            let mut value_scratch = std::mem::take(&mut self.value_scratch);
+            self.keep(J::Key::bytes(key, &mut scratch), J::Value::bytes(value, &mut value_scratch));
+            (self.key_scratch, self.value_scratch) = (scratch, value_scratch);
         }
     }
 
     #[inline(always)]
-    fn keep(&mut self, key: &[u8], encode: impl FnOnce(&mut Vec<u8>)) {
-        let mut value = std::mem::take(&mut self.value_scratch);
-        value.clear();
-        encode(&mut value);
-        let bytes = value.as_slice();
+    fn keep(&mut self, key: &[u8], bytes: &[u8]) {
         if bytes.len() > VALUE_BYTES {
             self.fail_record(format!("a value has {} bytes, the limit is {VALUE_BYTES}", bytes.len()));
         } else {
@@ -225,7 +222,7 @@ impl<J: MapReduce> Collector<J> {
             match &mut self.store {
                 Store::Buffer(buffer) => {
                     if let Err(error) = buffer.push(partition, key, self.sequence, bytes) {
-                        self.fail(Fault::Panicked { phase: "sorting", cause: format!("the system refuses memory: {error}") });
+                        self.fail(out_of_memory(&error));
                     }
                 }
                 Store::Pairs(pairs) => pairs.push((key.to_vec(), bytes.to_vec())),
@@ -233,7 +230,6 @@ impl<J: MapReduce> Collector<J> {
             }
             self.sequence += 1;
         }
-        self.value_scratch = value;
     }
 
     /// Counts for the record at hand.
@@ -287,7 +283,11 @@ impl<J: MapReduce> Collector<J> {
                     self.spill_or_fail();
                 }
             } else {
-                self.keep(key, |out| value.encode(out));
+                let mut bytes = std::mem::take(&mut self.value_scratch);
+                bytes.clear();
+                value.encode(&mut bytes);
+                self.keep(key, &bytes);
+                self.value_scratch = bytes;
             }
             start = end;
         }
@@ -369,10 +369,11 @@ impl<J: MapReduce> Collector<J> {
             Store::Buffer(buffer) => {
                 let writer = self.spills.writer()?;
                 if !buffer.is_divided() {
-                    buffer.divide(partitions);
+                    buffer.divide().map_err(|error| out_of_memory(&error))?;
                 }
                 for partition in 0..partitions {
-                    let entries = buffer.sort_partition(partition).to_vec();
+                    buffer.sort_partition(partition);
+                    let entries = buffer.partition(partition);
                     for (place, entry) in entries.iter().enumerate() {
                         if let Some(later) = entries.get(place + 12) {
                             buffer.prefetch(*later);
@@ -410,10 +411,12 @@ impl<J: MapReduce> Collector<J> {
 
     /// Folds in the pairs that still wait.
     pub(crate) fn settle(&mut self) -> Result<(), Fault> {
-        if let Store::Table(table) = &mut self.store {
-            if table.settle() == Room::Full {
-                self.spill()?;
-            }
+        let is_full = match &mut self.store {
+            Store::Table(table) => table.settle() == Room::Full,
+            _ => false,
+        };
+        if is_full {
+            self.spill()?;
         }
         self.collected_bytes = self.held_bytes();
         Ok(())
@@ -446,6 +449,11 @@ fn list<J: MapReduce>(store: &mut Store<J>, key: &[u8], value: &J::Value) {
         value.encode(&mut bytes);
         pairs.push((key.to_vec(), bytes));
     }
+}
+
+/// The system gives no more memory although the budget allows it.
+pub(crate) fn out_of_memory(error: &io::Error) -> Fault {
+    Fault::OutOfMemory { detail: error.to_string() }
 }
 
 fn add_count(counters: &mut Vec<(&'static str, u64)>, name: &'static str, by: u64) {

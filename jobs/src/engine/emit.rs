@@ -6,6 +6,39 @@ use crate::job::{KeyRef, MapReduce, ValueRef};
 /// Takes the pairs of a record.
 ///
 /// What a record emits counts once its `map` has returned without an error.
+///
+/// ```
+/// use shardmill::prelude::*;
+///
+/// /// Counts the uses of each pair of neighbouring words.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Pairs {}
+/// # #[derive(Serialize, Deserialize)] struct Pair { first: String, second: String, count: u64 }
+///
+/// impl MapReduce for Pairs {
+/// #     type Input = Lines; type Value = u64; type Combine = Sum; type Output = Pair;
+///     type Key = (String, String);
+///     // …
+///     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+///         if line.is_empty() {
+///             out.count("empty lines", 1);
+///         }
+///         for (first, second) in words(line).zip(words(line).skip(1)) {
+///             out.emit((first, second), 1);
+///         }
+///         Ok(())
+///     }
+///
+///     fn reduce(&self, (first, second): (&str, &str), counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+///         out.write(Pair { first: first.to_owned(), second: second.to_owned(), count: counts.sum() })
+///     }
+/// }
+/// # fn main() -> Result {
+/// let pairs = shardmill::testing::run(Pairs {}, "a b a b\n\nb c\n")?;
+/// assert_eq!(pairs, "first,second,count\na,b,2\nb,a,1\nb,c,1\n");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Emitter<'a, J: MapReduce> {
     collector: &'a mut Collector<J>,
     /// From every address in here 16 bytes can be read: short keys that lie in it are loaded without looking at their length.

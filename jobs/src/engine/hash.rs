@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn the_hash_of_a_key_never_changes() {
         // Computed by hand from the definition above, with Python's integers.
-        let known: [(&[u8], u64); 3] = [(b"", 0x0850f9794d510800), (b"word", 0x48da7bfabda78e00), (b"a key of more than sixteen bytes", 0xc3ba7cf8585d9600)];
+        let known: [(&[u8], u64); 3] =
+            [(b"", 0x0850f9794d510800), (b"word", 0x48da7bfabda78e00), (b"a key of more than sixteen bytes", 0xc3ba7cf8585d9600)];
         for (key, expected) in known {
             assert_eq!(hash(key), expected, "{}", String::from_utf8_lossy(key));
         }

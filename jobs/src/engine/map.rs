@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use rayon::ThreadPool;
 use shardmill_datasets::{Block, Plan, PlannedFile, Shard};
 
-use super::collect::{Collector, Failure, Pair, Store};
+use super::collect::{Collector, Failure, Pair, Store, out_of_memory};
 use super::{Emitter, Partitioner, Settings};
 use crate::catch::{Panic, catch};
 use crate::fault::{BadRecord, Fault};
@@ -223,8 +223,7 @@ pub(crate) fn map_shards<J: MapReduce>(
     let next = AtomicU32::new(shards.start);
     let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
     let results = pool.broadcast(|thread| {
-        let collector = Collector::new(job, partitioner.clone(), settings, thread.index())
-            .map_err(|error| Fault::Panicked { phase: "collecting", cause: format!("the system refuses memory: {error}") })?;
+        let collector = Collector::new(job, partitioner.clone(), settings, thread.index()).map_err(|error| out_of_memory(&error))?;
         let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: u64::MAX };
         let mut reader = J::Input::reader(plan, settings);
         let mut map_all = || {

@@ -6,8 +6,6 @@
 
 use std::fs;
 
-use super::collect::VALUE_BYTES;
-
 /// The smallest share with which a thread can work: blocks to read, a table, and blocks to merge.
 const LEAST_SHARE: usize = 12 << 20;
 
@@ -32,8 +30,6 @@ pub(crate) struct Budget {
     pub(crate) merge_bytes: usize,
     /// The size of blocks in runs.
     pub(crate) block_bytes: usize,
-    /// The largest record that fits into a thread's share.
-    pub(crate) record_bytes: usize,
 }
 
 impl Budget {
@@ -51,12 +47,15 @@ impl Budget {
             collect_bytes: usable - reader_bytes,
             merge_bytes: usable - writer_bytes,
             block_bytes: (share / 256).clamp(16 << 10, 256 << 10),
-            record_bytes: (share / 4).min(VALUE_BYTES),
         })
     }
 }
 
 /// The memory that this process may use: the machine's, or that of its control group where that is less.
+///
+/// ```
+/// assert!(shardmill::system_memory() > 0);
+/// ```
 pub fn system_memory() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

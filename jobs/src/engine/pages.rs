@@ -31,7 +31,14 @@ impl Pages {
             let slack = if bytes >= HUGE { HUGE } else { 0 };
             // SAFETY: a private anonymous mapping at an address of the system's choice aliases nothing.
             let mapped = unsafe {
-                libc::mmap(std::ptr::null_mut(), bytes + slack, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON, -1, 0)
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    bytes + slack,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANON,
+                    -1,
+                    0,
+                )
             };
             if mapped == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());

@@ -24,6 +24,41 @@ use crate::value::Value;
 ///
 /// An iterator over owned values; [`next_ref`](Self::next_ref) hands out borrowed ones. A group larger than memory is read from disk as
 /// it is iterated over. What is not read is passed over.
+///
+/// ```
+/// use shardmill::prelude::*;
+///
+/// /// Says how many different shops each customer went to, one after the other, and to which first.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Shops {}
+/// # #[derive(Serialize, Deserialize)] struct Customer { customer: String, changes: u64, first: String }
+///
+/// impl MapReduce for Shops {
+/// #     type Input = Lines; type Key = String; type Output = Customer;
+///     type Value = String;
+///     type Combine = NoCombine;
+///     // …
+/// #     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+/// #         let (customer, shop) = line.split_once(' ').ok_or("no shop")?;
+/// #         out.emit(customer, shop.to_owned());
+/// #         Ok(())
+/// #     }
+///     fn reduce(&self, customer: &str, mut shops: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+///         let first = shops.next().ok_or("a key has at least one value")?;
+///         let (mut last, mut changes) = (first.clone(), 0);
+///         for shop in shops {
+///             changes += u64::from(shop != last);
+///             last = shop;
+///         }
+///         out.write(Customer { customer: customer.to_owned(), changes, first })
+///     }
+/// }
+/// # fn main() -> Result {
+/// let shops = shardmill::testing::run(Shops {}, "ada bakery\nada bakery\nada market\nbo market\n")?;
+/// assert_eq!(shops, "customer,changes,first\nada,1,bakery\nbo,0,market\n");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Values<'a, J: MapReduce> {
     from: From<'a, J>,
     lent: Option<J::Value>,
@@ -59,6 +94,8 @@ impl<'a, J: MapReduce> Values<'a, J> {
     }
 
     /// The next value, borrowed where its type allows: `&[u8]` for [`Blob`](crate::Blob), `&str` for [`Text`](crate::Text).
+    ///
+    /// [`Blob`](crate::Blob) and [`Text`](crate::Text) have examples.
     #[inline]
     pub fn next_ref(&mut self) -> Option<ValueRef<'_, J>> {
         if let From::One(value) = &mut self.from {
@@ -69,6 +106,7 @@ impl<'a, J: MapReduce> Values<'a, J> {
     }
 
     /// Hands the next value's encoding to `take`.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for sealing"))]
     pub(crate) fn next_encoded<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<Result<T, Fault>> {
         if let From::One(value) = &mut self.from {
             let mut bytes = Vec::new();
@@ -124,6 +162,12 @@ impl<J: MapReduce> Iterator for Values<'_, J> {
 /// Takes the rows of one part.
 ///
 /// How rows are written follows from the job's [`Output`](MapReduce::Output) type: see [`OutputType`].
+///
+/// | output | method | examples |
+/// |---|---|---|
+/// | a serde struct | [`write`](Self::write) | [`MapReduce`] |
+/// | [`Raw`](crate::Raw) | [`write_record`](Self::write_record) | [`Raw`](crate::Raw) |
+/// | [`Table`](crate::Table) | [`add`](Self::add) | [`Table`](crate::Table) |
 pub struct Output<'a, J: MapReduce> {
     pub(crate) part: &'a mut PartWriter,
     pub(crate) state: &'a mut <J::Output as OutputType<J>>::State,

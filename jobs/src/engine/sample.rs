@@ -14,7 +14,7 @@ use crate::job::MapReduce;
 /// Positions at which the input is sampled, for each partition.
 const POSITIONS: usize = 128;
 /// Records taken at each position.
-const RECORDS: u64 = 4;
+const RECORDS: u64 = 16;
 
 /// Chooses up to `plan.partitions - 1` cuts such that the sampled keys fall evenly between them.
 ///

@@ -15,7 +15,7 @@ use shardmill_datasets::merge::{Merge, Source};
 use shardmill_datasets::run::{Layout, Run, RunError, RunWriter, SegmentReader};
 
 use super::buffer::{SortBuffer, SortedPartition};
-use super::collect::{Collector, Pair, Partitioner, Store};
+use super::collect::{Collector, Pair, Partitioner, Store, out_of_memory};
 use super::table::{Entry, Table};
 use super::{Settings, Values};
 use crate::combine::Combine;
@@ -60,13 +60,13 @@ impl<J: MapReduce> Sources<J> {
         let is_cut_by_hash = matches!(partitioner, Partitioner::Hash { .. });
         let has_spilled = collectors.iter().any(Collector::has_spilled) || J::Combine::COMBINES && !is_cut_by_hash;
         if !has_spilled {
-            pool.install(|| {
-                collectors.par_iter_mut().for_each(|collector| {
-                    if let Store::Buffer(buffer) = &mut collector.store {
-                        buffer.divide(partitions);
-                    }
-                });
+            let divided: Result<(), Fault> = pool.install(|| {
+                collectors.par_iter_mut().try_for_each(|collector| match &mut collector.store {
+                    Store::Buffer(buffer) => buffer.divide().map_err(|error| out_of_memory(&error)),
+                    _ => Ok(()),
+                })
             });
+            divided?;
         }
         if has_spilled || needed_bytes(&collectors, partitions, settings.threads) > settings.total_bytes {
             let spilled: Result<(), Fault> = pool.install(|| collectors.par_iter_mut().try_for_each(Collector::spill_rest));
@@ -139,7 +139,8 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                         Some(merged) => merged,
                         None => {
                             let most = tables.iter().map(Table::used).max().unwrap_or(0) / self.partitions as usize;
-                            let merged = Table::new(self.job.combiner(), most + most / 8, usize::MAX).map_err(out_of_memory)?;
+                            let merged =
+                                Table::new(self.job.combiner(), most + most / 8, usize::MAX).map_err(|error| out_of_memory(&error))?;
                             merged.for_one_partition(self.partitions)
                         }
                     };
@@ -238,7 +239,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
             }
         }
         self.key = std::mem::take(&mut groups.key);
-        files.iter().try_for_each(|path| remove(path))
+        files.iter().try_for_each(remove)
     }
 
     fn open(&self, segments: &[(Run, usize)]) -> Vec<SegmentReader> {
@@ -296,10 +297,6 @@ fn fold_group<V: Value, C: Combine<V>>(combiner: &C, groups: &mut Groups) -> Res
 /// A spilled value cannot be read back although its block is whole: its type does not read what it writes.
 pub(crate) fn undecodable() -> Fault {
     Fault::Panicked { phase: "reading values back", cause: "the value's Deserialize does not read what its Serialize writes".to_owned() }
-}
-
-fn out_of_memory(error: std::io::Error) -> Fault {
-    Fault::Panicked { phase: "merging", cause: format!("the system refuses memory: {error}") }
 }
 
 fn remove(path: &PathBuf) -> Result<(), Fault> {

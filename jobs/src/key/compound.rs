@@ -28,9 +28,7 @@ impl<K: Key> Key for Option<K> {
 
     #[inline]
     fn decode_part<'a>(bytes: &mut &'a [u8], scratch: &'a Bump) -> Result<Self::Ref<'a>, KeyError> {
-        flag(bytes, "option")?
-            .then(|| K::decode_part(bytes, scratch))
-            .transpose()
+        flag(bytes, "option")?.then(|| K::decode_part(bytes, scratch)).transpose()
     }
 
     #[inline]

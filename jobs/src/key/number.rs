@@ -87,10 +87,7 @@ impl Key for char {
     #[inline]
     fn decode_part<'a>(bytes: &mut &'a [u8], _: &'a Bump) -> Result<char, KeyError> {
         let value = u32::from_be_bytes(take(bytes, "char")?);
-        char::from_u32(value).ok_or(KeyError::Invalid {
-            part: "char",
-            value,
-        })
+        char::from_u32(value).ok_or(KeyError::Invalid { part: "char", value })
     }
 }
 

@@ -23,21 +23,7 @@ macro_rules! by_value {
         }
     )*};
 }
-by_value!(
-    u8,
-    u16,
-    u32,
-    u64,
-    u128,
-    i8,
-    i16,
-    i32,
-    i64,
-    i128,
-    bool,
-    char,
-    ()
-);
+by_value!(u8, u16, u32, u64, u128, i8, i16, i32, i64, i128, bool, char, ());
 
 macro_rules! by_total_order {
     ($($key:ty),*) => {$(
@@ -122,11 +108,7 @@ fn holds<K: Sample>(one: &K, two: &K) {
     let order = one.order(two);
     assert_eq!(whole(one).cmp(&whole(two)), order, "whole: {one:?} {two:?}");
     assert_eq!(part(one).cmp(&part(two)), order, "part: {one:?} {two:?}");
-    assert_eq!(
-        part(one).starts_with(&part(two)),
-        order.is_eq(),
-        "prefix: {one:?} {two:?}"
-    );
+    assert_eq!(part(one).starts_with(&part(two)), order.is_eq(), "prefix: {one:?} {two:?}");
     for key in [one, two] {
         let (scratch, encoded) = (Bump::new(), whole(key));
         let back = K::own(K::decode(&encoded, &scratch).unwrap());
@@ -159,11 +141,7 @@ fn dense_bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn dense_text() -> impl Strategy<Value = String> {
-    prop::collection::vec(
-        prop_oneof!["[\0\u{1}\u{2}a]", any::<char>().prop_map(String::from)],
-        0..8,
-    )
-    .prop_map(|parts| parts.concat())
+    prop::collection::vec(prop_oneof!["[\0\u{1}\u{2}a]", any::<char>().prop_map(String::from)], 0..8).prop_map(|parts| parts.concat())
 }
 
 macro_rules! laws {
@@ -249,58 +227,25 @@ fn special_floats_are_in_total_order() {
 fn text_and_bytes_are_their_own_encoding_and_borrowed() {
     let (word, mut scratch) = (String::from("word"), vec![]);
     assert_eq!(String::bytes(&word, &mut scratch).as_ptr(), word.as_ptr());
-    assert_eq!(
-        <Vec<u8>>::bytes(word.as_bytes(), &mut scratch).as_ptr(),
-        word.as_ptr()
-    );
+    assert_eq!(<Vec<u8>>::bytes(word.as_bytes(), &mut scratch).as_ptr(), word.as_ptr());
 }
 
 #[test]
 fn text_without_escapes_is_read_where_it_lies() {
     let (mut bytes, scratch) = (vec![], Bump::new());
     <(String, String)>::encode(("Cádiz", "toys"), &mut bytes);
-    assert_eq!(
-        <(String, String)>::decode(&bytes, &scratch),
-        Ok(("Cádiz", "toys"))
-    );
+    assert_eq!(<(String, String)>::decode(&bytes, &scratch), Ok(("Cádiz", "toys")));
     assert_eq!(scratch.allocated_bytes(), 0);
 }
 
 #[test]
 fn what_is_wrong_with_the_bytes_is_named() {
     let scratch = Bump::new();
-    assert_eq!(
-        u32::decode(&[1, 2], &scratch),
-        Err(KeyError::Truncated { part: "u32" })
-    );
-    assert_eq!(
-        u8::decode(&[1, 2], &scratch),
-        Err(KeyError::Trailing { count: 1 })
-    );
-    assert_eq!(
-        bool::decode(&[2], &scratch),
-        Err(KeyError::Invalid {
-            part: "bool",
-            value: 2
-        })
-    );
-    assert_eq!(
-        char::decode(&[0, 0, 0xD8, 0], &scratch),
-        Err(KeyError::Invalid {
-            part: "char",
-            value: 0xD800
-        })
-    );
+    assert_eq!(u32::decode(&[1, 2], &scratch), Err(KeyError::Truncated { part: "u32" }));
+    assert_eq!(u8::decode(&[1, 2], &scratch), Err(KeyError::Trailing { count: 1 }));
+    assert_eq!(bool::decode(&[2], &scratch), Err(KeyError::Invalid { part: "bool", value: 2 }));
+    assert_eq!(char::decode(&[0, 0, 0xD8, 0], &scratch), Err(KeyError::Invalid { part: "char", value: 0xD800 }));
     assert_eq!(String::decode(&[0xFF], &scratch), Err(KeyError::Encoding));
-    assert_eq!(
-        <(String, ())>::decode(b"open", &scratch),
-        Err(KeyError::Truncated { part: "text" })
-    );
-    assert_eq!(
-        <(Vec<u8>, ())>::decode(&[1, 7, 0], &scratch),
-        Err(KeyError::Invalid {
-            part: "bytes",
-            value: 7
-        })
-    );
+    assert_eq!(<(String, ())>::decode(b"open", &scratch), Err(KeyError::Truncated { part: "text" }));
+    assert_eq!(<(Vec<u8>, ())>::decode(&[1, 7, 0], &scratch), Err(KeyError::Invalid { part: "bytes", value: 7 }));
 }

@@ -91,11 +91,7 @@ fn escape_each(key: &[u8], out: &mut Vec<u8>) {
 
 /// Splits an escaped key off the front: borrowed from `bytes` where nothing in it is escaped.
 #[inline]
-fn unescape<'a>(
-    bytes: &mut &'a [u8],
-    part: &'static str,
-    scratch: &'a Bump,
-) -> Result<&'a [u8], KeyError> {
+fn unescape<'a>(bytes: &mut &'a [u8], part: &'static str, scratch: &'a Bump) -> Result<&'a [u8], KeyError> {
     let end = memchr::memchr(END, bytes).ok_or(KeyError::Truncated { part })?;
     let (key, rest) = (&bytes[..end], &bytes[end + 1..]);
     *bytes = rest;
@@ -106,22 +102,14 @@ fn unescape<'a>(
 }
 
 #[cold]
-fn unescape_each<'a>(
-    key: &[u8],
-    first: usize,
-    part: &'static str,
-    scratch: &'a Bump,
-) -> Result<&'a [u8], KeyError> {
+fn unescape_each<'a>(key: &[u8], first: usize, part: &'static str, scratch: &'a Bump) -> Result<&'a [u8], KeyError> {
     let plain = scratch.alloc_slice_copy(key);
     let (mut from, mut to) = (first, first);
     while from < key.len() {
         plain[to] = match key[from..] {
             [ESCAPE, raised @ 1..=2, ..] => raised - 1,
             [ESCAPE, other, ..] => {
-                return Err(KeyError::Invalid {
-                    part,
-                    value: u32::from(other),
-                });
+                return Err(KeyError::Invalid { part, value: u32::from(other) });
             }
             [ESCAPE] => return Err(KeyError::Truncated { part }),
             _ => key[from],

@@ -23,8 +23,7 @@ pub(super) type Native = Portable;
 #[cfg(target_arch = "x86_64")]
 mod sse2 {
     use std::arch::x86_64::{
-        __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128,
-        _mm_set1_epi8, _mm_sub_epi8,
+        __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8, _mm_sub_epi8,
     };
 
     use super::Lanes;
@@ -91,10 +90,7 @@ mod sse2 {
 
 /// Two times eight bytes, the first one lowest.
 #[derive(Clone, Copy)]
-#[cfg_attr(
-    target_arch = "x86_64",
-    allow(dead_code, reason = "the twin that the tests compare with")
-)]
+#[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "the twin that the tests compare with"))]
 pub(super) struct Portable([u64; 2]);
 
 const LOW: u64 = 0x0101_0101_0101_0101;

@@ -43,3 +43,8 @@ impl MapReduce for WordCount {
         if count >= self.min_count { out.write(WordTotal { word: word.to_owned(), count }) } else { Ok(()) }
     }
 }
+
+/// The README's code, compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

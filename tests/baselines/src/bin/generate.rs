@@ -53,11 +53,7 @@ impl Alias {
         let mut p: Vec<f64> = w.iter().map(|x| x * n as f64 / sum).collect();
         let (mut small, mut large) = (vec![], vec![]);
         for (i, &x) in p.iter().enumerate() {
-            if x < 1.0 {
-                small.push(i)
-            } else {
-                large.push(i)
-            }
+            if x < 1.0 { small.push(i) } else { large.push(i) }
         }
         let mut t = vec![(u64::MAX, 0u32); n];
         while let (Some(&s_), Some(&l)) = (small.last(), large.last()) {
@@ -83,9 +79,7 @@ fn vocab(n: usize, seed: u64) -> Vec<Vec<u8>> {
     let mut r = Rng::new(seed, 0xABCDEF);
     let mut seen = std::collections::HashSet::new();
     let letters = b"etaoinshrdlucmfwypvbgkjqxz";
-    let utf = [
-        "é", "ü", "ñ", "ø", "ß", "ç", "я", "ж", "д", "λ", "東", "京", "語",
-    ];
+    let utf = ["é", "ü", "ñ", "ø", "ß", "ç", "я", "ж", "д", "λ", "東", "京", "語"];
     let mut v = Vec::with_capacity(n);
     while v.len() < n {
         let rank = v.len();
@@ -164,15 +158,7 @@ fn drive(out: &str, limit: u64, blocks: u64, mk: impl Fn(u64) -> Vec<u8> + Sync)
             total += v.len() as u64;
         }
     });
-    println!(
-        "{} bytes={} xxh3_64={:016x}",
-        std::path::Path::new(out)
-            .file_name()
-            .unwrap()
-            .to_string_lossy(),
-        total,
-        h.digest()
-    );
+    println!("{} bytes={} xxh3_64={:016x}", std::path::Path::new(out).file_name().unwrap().to_string_lossy(), total, h.digest());
 }
 
 fn main() {
@@ -244,25 +230,15 @@ fn main() {
         "csv" => {
             let (mib, seed) = (n(3), n(4));
             let cities: Vec<String> = (0..200)
-                .map(|i| {
-                    format!(
-                        "{}{}",
-                        [
-                            "Aarhus", "Bergen", "Cádiz", "Dover", "Essen", "Faro", "Gent", "Hull"
-                        ][i % 8],
-                        i / 8
-                    )
-                })
+                .map(|i| format!("{}{}", ["Aarhus", "Bergen", "Cádiz", "Dover", "Essen", "Faro", "Gent", "Hull"][i % 8], i / 8))
                 .collect();
             let cats = [
-                "grocery", "toys", "books", "garden", "sport", "music", "home", "auto", "beauty",
-                "health", "office", "pets", "shoes", "baby", "games", "tools", "video", "phone",
-                "watch", "travel",
+                "grocery", "toys", "books", "garden", "sport", "music", "home", "auto", "beauty", "health", "office", "pets", "shoes",
+                "baby", "games", "tools", "video", "phone", "watch", "travel",
             ];
             let cz = Alias::zipf(200, 0.8);
             let rows_per = 8192u64;
-            let head =
-                b"id,ts,vendor,city,category,quantity,price,discount,customer,note\n".to_vec();
+            let head = b"id,ts,vendor,city,category,quantity,price,discount,customer,note\n".to_vec();
             let blocks = (mib << 20) / (rows_per * 80) + 2;
             drive(&a[2], mib << 20, blocks, |b| {
                 let mut r = Rng::new(seed, b + 1);
@@ -275,20 +251,7 @@ fn main() {
                         y = 2024;
                         d -= 365;
                     }
-                    let ml = [
-                        31,
-                        if y == 2024 { 29 } else { 28 },
-                        31,
-                        30,
-                        31,
-                        30,
-                        31,
-                        31,
-                        30,
-                        31,
-                        30,
-                        31,
-                    ];
+                    let ml = [31, if y == 2024 { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
                     let mut m = 0;
                     while d >= ml[m] {
                         d -= ml[m];
@@ -297,14 +260,30 @@ fn main() {
                     let sec = r.below(86400);
                     let cust = r.below(5_000_000).wrapping_mul(2654435761) % 5_000_011;
                     let price = r.below(1_000_000);
-                    write!(o, "{},{}-{:02}-{:02} {:02}:{:02}:{:02},{},{},{},{},{}.{:02},{:.3},C{:08}-{:02x},", id, y, m + 1, d + 1, sec / 3600, sec / 60 % 60, sec % 60,
-                        1 + r.below(8), cities[cz.sample(&mut r)], cats[r.below(20) as usize], 1 + r.below(20), price / 100, price % 100, r.f() * 0.3, cust, (cust * 31) & 255).unwrap();
+                    write!(
+                        o,
+                        "{},{}-{:02}-{:02} {:02}:{:02}:{:02},{},{},{},{},{}.{:02},{:.3},C{:08}-{:02x},",
+                        id,
+                        y,
+                        m + 1,
+                        d + 1,
+                        sec / 3600,
+                        sec / 60 % 60,
+                        sec % 60,
+                        1 + r.below(8),
+                        cities[cz.sample(&mut r)],
+                        cats[r.below(20) as usize],
+                        1 + r.below(20),
+                        price / 100,
+                        price % 100,
+                        r.f() * 0.3,
+                        cust,
+                        (cust * 31) & 255
+                    )
+                    .unwrap();
                     match r.below(100) {
                         0..=5 => write!(o, "\"left at door, ring {} times\"", r.below(9)).unwrap(),
-                        6..=7 => {
-                            write!(o, "\"line one\nline two, \"\"quoted\"\" {}\"", r.below(99))
-                                .unwrap()
-                        }
+                        6..=7 => write!(o, "\"line one\nline two, \"\"quoted\"\" {}\"", r.below(99)).unwrap(),
                         8..=59 => {}
                         _ => write!(o, "note {}", r.below(100_000)).unwrap(),
                     }

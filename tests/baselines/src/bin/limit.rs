@@ -6,9 +6,7 @@ fn main() {
     use baselines::limits::{emit, groups, groups_parquet, sort, words};
 
     // What `groups` and `words` were compiled for, whatever runs them.
-    let capable = is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("bmi2")
-        && is_x86_feature_detected!("pclmulqdq");
+    let capable = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("pclmulqdq");
     if !capable {
         eprintln!("limit: needs a processor with AVX2, BMI2 and PCLMULQDQ");
         std::process::exit(1);

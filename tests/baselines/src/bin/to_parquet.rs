@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayBuilder, ArrayRef, PrimitiveBuilder, RecordBatch, StringBuilder};
 use arrow::compute::kernels::cast_utils::Parser;
-use arrow::datatypes::{
-    DataType, Field, Float64Type, Int32Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType,
-};
+use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
@@ -28,14 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let schema = Arc::new(schema());
     let file = File::create(output)?;
     let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties()))?;
-    let mut reader = csv::ReaderBuilder::new()
-        .buffer_capacity(1 << 20)
-        .from_path(input)?;
-    let mut columns: Vec<Column> = schema
-        .fields()
-        .iter()
-        .map(|field| Column::of(field))
-        .collect();
+    let mut reader = csv::ReaderBuilder::new().buffer_capacity(1 << 20).from_path(input)?;
+    let mut columns: Vec<Column> = schema.fields().iter().map(|field| Column::of(field)).collect();
     let mut record = csv::StringRecord::new();
     let (mut rows, mut more) = (0, true);
     while more {
@@ -73,11 +65,7 @@ fn schema() -> Schema {
         ("customer", DataType::Utf8),
         ("note", DataType::Utf8),
     ];
-    Schema::new(
-        columns
-            .map(|(name, kind)| Field::new(name, kind, true))
-            .to_vec(),
-    )
+    Schema::new(columns.map(|(name, kind)| Field::new(name, kind, true)).to_vec())
 }
 
 fn properties() -> WriterProperties {
@@ -88,9 +76,7 @@ fn properties() -> WriterProperties {
         .set_dictionary_enabled(false);
     ["city", "category", "vendor", "quantity"]
         .into_iter()
-        .fold(plain, |properties, name| {
-            properties.set_column_dictionary_enabled(ColumnPath::from(name), true)
-        })
+        .fold(plain, |properties, name| properties.set_column_dictionary_enabled(ColumnPath::from(name), true))
         .build()
 }
 

@@ -47,12 +47,7 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
     type Value: Send + Sync + Copy;
     type Combine: Combine<Self::Value>;
     fn map(&self, rec: &str, out: &mut Emitter<'_, Self>) -> Result;
-    fn reduce(
-        &self,
-        key: <Self::Key as Key>::Ref<'_>,
-        vals: Values<'_, Self::Value>,
-        out: &mut Output,
-    ) -> Result;
+    fn reduce(&self, key: <Self::Key as Key>::Ref<'_>, vals: Values<'_, Self::Value>, out: &mut Output) -> Result;
 }
 pub struct Values<'v, V> {
     v: Option<V>,
@@ -98,23 +93,12 @@ impl<T> Huge<T> {
     fn zeroed(n: usize) -> Self {
         unsafe {
             let b = (n * std::mem::size_of::<T>()).max(4096);
-            let p = libc::mmap(
-                std::ptr::null_mut(),
-                b,
-                3,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            );
+            let p = libc::mmap(std::ptr::null_mut(), b, 3, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
             assert!(p != libc::MAP_FAILED);
             if b >= 2 << 20 {
                 libc::madvise(p, b, libc::MADV_HUGEPAGE);
             }
-            Huge {
-                p: p as *mut T,
-                n,
-                bytes: b,
-            }
+            Huge { p: p as *mut T, n, bytes: b }
         }
     }
 }
@@ -200,10 +184,7 @@ unsafe fn load16(p: *const u8, len: usize) -> (u64, u64) {
     let v = _mm_loadu_si128(p as *const __m128i);
     let m = _mm_loadu_si128(MASKS.as_ptr().add(16 - len) as *const __m128i);
     let v = _mm_and_si128(v, m);
-    (
-        _mm_cvtsi128_si64(v) as u64,
-        _mm_cvtsi128_si64(_mm_unpackhi_epi64(v, v)) as u64,
-    )
+    (_mm_cvtsi128_si64(v) as u64, _mm_cvtsi128_si64(_mm_unpackhi_epi64(v, v)) as u64)
 }
 pub struct Table<V: Copy, C> {
     s: Huge<Slot<V>>,
@@ -230,16 +211,7 @@ impl<V: Copy, C: Combine<V>> Table<V, C> {
             shift: 64 - cap.trailing_zeros(),
             used: 0,
             cap_used: load(cap),
-            ring: vec![
-                Slot {
-                    lo: 0,
-                    hi: 0,
-                    meta: 0,
-                    v: MaybeUninit::zeroed()
-                };
-                RING
-            ]
-            .into(),
+            ring: vec![Slot { lo: 0, hi: 0, meta: 0, v: MaybeUninit::zeroed() }; RING].into(),
             head: 0,
             pbuf: vec![],
             arena: vec![],
@@ -272,22 +244,14 @@ impl<V: Copy, C: Combine<V>> Table<V, C> {
         let mut i = (meta >> self.shift) as usize;
         loop {
             let s = &mut *self.s.p.add(i);
-            if s.meta == meta
-                && s.hi == n as u64
-                && self.arena.get_unchecked(s.lo as usize..s.lo as usize + n) == k
-            {
+            if s.meta == meta && s.hi == n as u64 && self.arena.get_unchecked(s.lo as usize..s.lo as usize + n) == k {
                 C::fold(s.v.assume_init_mut(), v.assume_init());
                 return;
             }
             if s.meta == 0 {
                 let o = self.arena.len();
                 self.arena.extend_from_slice(k);
-                *s = Slot {
-                    lo: o as u64,
-                    hi: n as u64,
-                    meta,
-                    v,
-                };
+                *s = Slot { lo: o as u64, hi: n as u64, meta, v };
                 self.used += 1;
                 if self.used > self.cap_used {
                     self.grow()
@@ -329,10 +293,7 @@ impl<V: Copy, C: Combine<V>> Table<V, C> {
     }
     #[inline(always)]
     unsafe fn prefetch(&self, meta: u64) {
-        std::arch::x86_64::_mm_prefetch(
-            self.s.p.add((meta >> self.shift) as usize) as *const i8,
-            std::arch::x86_64::_MM_HINT_T0,
-        )
+        std::arch::x86_64::_mm_prefetch(self.s.p.add((meta >> self.shift) as usize) as *const i8, std::arch::x86_64::_MM_HINT_T0)
     }
     #[inline(always)]
     unsafe fn push(&mut self, lo: u64, hi: u64, meta: u64, v: MaybeUninit<V>) {
@@ -376,9 +337,7 @@ impl<V: Copy, C: Combine<V>> Table<V, C> {
         if s.meta & 0xFF == LONG {
             &self.arena[s.lo as usize..(s.lo + s.hi) as usize]
         } else {
-            unsafe {
-                std::slice::from_raw_parts(s as *const _ as *const u8, (s.meta & 0xFF) as usize - 1)
-            }
+            unsafe { std::slice::from_raw_parts(s as *const _ as *const u8, (s.meta & 0xFF) as usize - 1) }
         }
     }
 }
@@ -395,11 +354,7 @@ impl<J: MapReduce> Emitter<'_, J> {
             let b: &[u8] = &*(J::Key::bytes(key, &mut self.scratch) as *const [u8]);
             if b.len() <= 16 {
                 let off = (b.as_ptr() as usize).wrapping_sub(self.base as usize);
-                let (lo, hi) = if off <= self.limit {
-                    load16(self.base.add(off), b.len())
-                } else {
-                    load_branch(b)
-                };
+                let (lo, hi) = if off <= self.limit { load16(self.base.add(off), b.len()) } else { load_branch(b) };
                 let h = mix(lo, hi);
                 let meta = (h & !0xFF) | (b.len() as u64 + 1);
                 self.t.push(lo, hi, meta, MaybeUninit::new(value));
@@ -423,13 +378,7 @@ struct Ctx<'a, J: MapReduce> {
 }
 /// whole lines only
 #[inline(never)]
-fn run_block<J: MapReduce>(
-    c: &mut Ctx<J>,
-    t: &mut Table<J::Value, J::Combine>,
-    block: &[u8],
-    cap_end: *const u8,
-    off: u64,
-) {
+fn run_block<J: MapReduce>(c: &mut Ctx<J>, t: &mut Table<J::Value, J::Combine>, block: &[u8], cap_end: *const u8, off: u64) {
     if simdutf8::basic::from_utf8(block).is_err() {
         eprintln!("bad utf8 near {off}");
         std::process::exit(3)
@@ -443,12 +392,7 @@ fn run_block<J: MapReduce>(
         let tt = &mut *t;
         let curr = &cur;
         let body = std::panic::AssertUnwindSafe(move || -> Result<()> {
-            let mut e = Emitter::<J> {
-                t: tt,
-                base,
-                limit,
-                scratch: vec![],
-            };
+            let mut e = Emitter::<J> { t: tt, base, limit, scratch: vec![] };
             let mut s = from;
             for nl in memchr::memchr_iter(b'\n', &block[from..]) {
                 let nl = from + nl;
@@ -459,10 +403,7 @@ fn run_block<J: MapReduce>(
             }
             if s < block.len() {
                 curr.set(s);
-                j.map(
-                    unsafe { std::str::from_utf8_unchecked(&block[s..]) },
-                    &mut e,
-                )?;
+                j.map(unsafe { std::str::from_utf8_unchecked(&block[s..]) }, &mut e)?;
             }
             Ok(())
         });
@@ -473,21 +414,13 @@ fn run_block<J: MapReduce>(
                 // bad record at cur
                 let why = match other {
                     Ok(Err(e)) => e.to_string(),
-                    Err(p) => p
-                        .downcast_ref::<&str>()
-                        .map(|s| s.to_string())
-                        .or(p.downcast_ref::<String>().cloned())
-                        .unwrap_or_default(),
+                    Err(p) => p.downcast_ref::<&str>().map(|s| s.to_string()).or(p.downcast_ref::<String>().cloned()).unwrap_or_default(),
                     _ => unreachable!(),
                 };
                 c.bad += 1;
                 let s = cur.get();
                 let n = memchr::memchr_iter(b'\n', &block[..s]).count();
-                eprintln!(
-                    "bad record at byte {} (line {} of its block): {why}",
-                    off + s as u64,
-                    n + 1
-                );
+                eprintln!("bad record at byte {} (line {} of its block): {why}", off + s as u64, n + 1);
                 match memchr::memchr(b'\n', &block[s..]) {
                     Some(i) => from = s + i + 1,
                     None => break,
@@ -512,11 +445,7 @@ fn run_range<J: MapReduce>(
     let mut skip = lo > 0;
     loop {
         let at = pos + n as u64;
-        let want = if at < hi {
-            ((hi - at) as usize).min(BLK)
-        } else {
-            (64 << 10).min((len - at) as usize)
-        };
+        let want = if at < hi { ((hi - at) as usize).min(BLK) } else { (64 << 10).min((len - at) as usize) };
         if buf.len() < n + want + PAD {
             buf.resize(n + want + PAD, 0)
         }
@@ -566,9 +495,7 @@ fn run_range<J: MapReduce>(
         } else if eof {
             n
         } else {
-            memchr::memrchr(b'\n', &buf[s..n])
-                .map(|i| s + i + 1)
-                .unwrap_or(s)
+            memchr::memrchr(b'\n', &buf[s..n]).map(|i| s + i + 1).unwrap_or(s)
         };
         if e > s {
             let cap_end = unsafe { buf.as_ptr().add(buf.len()) };
@@ -594,14 +521,9 @@ fn be(s: u64) -> u64 {
 impl<'a, J: MapReduce> Merge<'a, J> {
     /// partition = top bits of the table's own hash: a contiguous range of every table, read in hash order
     fn run(&self, j: &J, p: usize, out: &str) -> u64 {
-        let mut o = Output {
-            b: Vec::with_capacity(1 << 18),
-            f: std::fs::File::create(format!("{out}.{p}")).unwrap(),
-            rows: 0,
-        };
+        let mut o = Output { b: Vec::with_capacity(1 << 18), f: std::fs::File::create(format!("{out}.{p}")).unwrap(), rows: 0 };
         let est = self.tabs.iter().map(|t| t.used).max().unwrap_or(0) / R;
-        let mut m =
-            Table::<J::Value, J::Combine>::new(((est + est / 8) * 2).next_power_of_two().max(1024));
+        let mut m = Table::<J::Value, J::Combine>::new(((est + est / 8) * 2).next_power_of_two().max(1024));
         for t in self.tabs {
             let w = (t.mask + 1) / R;
             let (a, b) = (p * w, (p + 1) * w);
@@ -630,11 +552,7 @@ impl<'a, J: MapReduce> Merge<'a, J> {
         let pre = |s: &Slot<J::Value>| {
             if s.meta & 0xFF == LONG {
                 let k = m.key(s);
-                if k.len() >= 8 {
-                    be(rd8(k.as_ptr()))
-                } else {
-                    be(load_branch(k).0)
-                }
+                if k.len() >= 8 { be(rd8(k.as_ptr())) } else { be(load_branch(k).0) }
             } else {
                 be(s.lo)
             }
@@ -646,29 +564,13 @@ impl<'a, J: MapReduce> Merge<'a, J> {
                 a.push((pre(s), i as u32))
             }
         }
-        a.sort_unstable_by(|x, y| {
-            x.0.cmp(&y.0)
-                .then_with(|| m.key(sl(x.1)).cmp(m.key(sl(y.1))))
-        });
+        a.sort_unstable_by(|x, y| x.0.cmp(&y.0).then_with(|| m.key(sl(x.1)).cmp(m.key(sl(y.1)))));
         for q in 0..a.len() {
             if q + 8 < a.len() {
-                unsafe {
-                    std::arch::x86_64::_mm_prefetch(
-                        mp.add(a[q + 8].1 as usize) as *const i8,
-                        std::arch::x86_64::_MM_HINT_T0,
-                    )
-                }
+                unsafe { std::arch::x86_64::_mm_prefetch(mp.add(a[q + 8].1 as usize) as *const i8, std::arch::x86_64::_MM_HINT_T0) }
             }
             let s = sl(a[q].1);
-            j.reduce(
-                J::Key::read(m.key(s)),
-                Values {
-                    v: Some(unsafe { s.v.assume_init() }),
-                    _l: PhantomData,
-                },
-                &mut o,
-            )
-            .unwrap()
+            j.reduce(J::Key::read(m.key(s)), Values { v: Some(unsafe { s.v.assume_init() }), _l: PhantomData }, &mut o).unwrap()
         }
         o.f.write_all(&o.b).unwrap();
         o.rows
@@ -676,10 +578,7 @@ impl<'a, J: MapReduce> Merge<'a, J> {
 }
 pub fn run<J: MapReduce>(j: &J, path: &str, out: &str, threads: usize) -> (u64, f64, f64, u64) {
     let t0 = std::time::Instant::now();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let f = std::fs::File::open(path).unwrap();
     let len = f.metadata().unwrap().len();
     let gran: u64 = 4 << 20;
@@ -705,11 +604,7 @@ pub fn run<J: MapReduce>(j: &J, path: &str, out: &str, threads: usize) -> (u64, 
     let m = Merge::<J> { tabs: &tabs };
     let rows = pool.install(|| {
         use rayon::prelude::*;
-        (0..R)
-            .into_par_iter()
-            .with_max_len(1)
-            .map(|p| m.run(j, p, out))
-            .sum::<u64>()
+        (0..R).into_par_iter().with_max_len(1).map(|p| m.run(j, p, out)).sum::<u64>()
     });
     (rows, t1, t0.elapsed().as_secs_f64() - t1, nb.load(Relaxed))
 }
@@ -730,12 +625,5 @@ impl MapReduce for WordCount {
 pub fn main(a: &[String]) {
     let t0 = std::time::Instant::now();
     let r = run(&WordCount, &a[1], &a[2], a[3].parse().unwrap());
-    println!(
-        "emit rows={} bad={} scan={:.3} merge={:.3} wall={:.3}s",
-        r.0,
-        r.3,
-        r.1,
-        r.2,
-        t0.elapsed().as_secs_f64()
-    )
+    println!("emit rows={} bad={} scan={:.3} merge={:.3} wall={:.3}s", r.0, r.3, r.1, r.2, t0.elapsed().as_secs_f64())
 }

@@ -16,11 +16,7 @@ unsafe fn quotes(d: &[u8]) -> u64 {
     let mut n = 0u64;
     let mut i = 0;
     while i + 32 <= d.len() {
-        n += (_mm256_movemask_epi8(_mm256_cmpeq_epi8(
-            _mm256_loadu_si256(d.as_ptr().add(i) as *const _),
-            q,
-        )) as u32)
-            .count_ones() as u64;
+        n += (_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256(d.as_ptr().add(i) as *const _), q)) as u32).count_ones() as u64;
         i += 32
     }
     while i < d.len() {
@@ -32,8 +28,7 @@ unsafe fn quotes(d: &[u8]) -> u64 {
 #[inline(always)]
 unsafe fn eq(a: __m256i, b: __m256i, c: u8) -> u64 {
     let v = _mm256_set1_epi8(c as i8);
-    _mm256_movemask_epi8(_mm256_cmpeq_epi8(a, v)) as u32 as u64
-        | ((_mm256_movemask_epi8(_mm256_cmpeq_epi8(b, v)) as u32 as u64) << 32)
+    _mm256_movemask_epi8(_mm256_cmpeq_epi8(a, v)) as u32 as u64 | ((_mm256_movemask_epi8(_mm256_cmpeq_epi8(b, v)) as u32 as u64) << 32)
 }
 /// calls row(base, &ends) with the 10 separator positions of each row starting in [s, e)
 #[target_feature(enable = "avx2,bmi1,bmi2,pclmulqdq,popcnt,lzcnt")]
@@ -50,12 +45,7 @@ unsafe fn rows(d: &[u8], s: usize, e: usize, mut row: impl FnMut(*const u8, usiz
         let b = _mm256_loadu_si256(base.add(i + 32) as *const _);
         let q = eq(a, b, b'"');
         let inside = if q != 0 || carry != 0 {
-            let x = _mm_cvtsi128_si64(_mm_clmulepi64_si128(
-                _mm_set_epi64x(0, q as i64),
-                _mm_set1_epi8(-1),
-                0,
-            )) as u64
-                ^ carry;
+            let x = _mm_cvtsi128_si64(_mm_clmulepi64_si128(_mm_set_epi64x(0, q as i64), _mm_set1_epi8(-1), 0)) as u64 ^ carry;
             carry = ((x as i64) >> 63) as u64;
             x
         } else {
@@ -120,13 +110,7 @@ struct T2 {
 }
 impl T2 {
     fn new(c: usize) -> Self {
-        T2 {
-            s: Huge::zeroed(c),
-            mask: c - 1,
-            used: 0,
-            ring: [(0, 0, 0, 0); 32],
-            rh: 0,
-        }
+        T2 { s: Huge::zeroed(c), mask: c - 1, used: 0, ring: [(0, 0, 0, 0); 32], rh: 0 }
     }
     #[inline(always)]
     fn add(&mut self, lo: u64, hi: u64, h: u64, n: u64, rev: u64) {
@@ -201,10 +185,7 @@ pub fn main(a: &[String]) {
                     if c >= nch {
                         break;
                     }
-                    par[c].store(
-                        unsafe { quotes(&d[c * CH..((c + 1) * CH).min(d.len)]) } as usize & 1,
-                        Relaxed,
-                    )
+                    par[c].store(unsafe { quotes(&d[c * CH..((c + 1) * CH).min(d.len)]) } as usize & 1, Relaxed)
                 }
             });
         }
@@ -253,16 +234,7 @@ pub fn main(a: &[String]) {
             let hs: Vec<_> = (0..t)
                 .map(|_| {
                     s.spawn(move || {
-                        let mut tb = vec![
-                            G1 {
-                                k: [0; 4],
-                                n: 0,
-                                q: 0,
-                                rev: 0,
-                                d_mx: 0
-                            };
-                            1 << 14
-                        ];
+                        let mut tb = vec![G1 { k: [0; 4], n: 0, q: 0, rev: 0, d_mx: 0 }; 1 << 14];
                         let mut n = 0u64;
                         loop {
                             let c = next.fetch_add(1, Relaxed);
@@ -271,15 +243,12 @@ pub fn main(a: &[String]) {
                             }
                             unsafe {
                                 rows(d, starts[c], starts[c + 1], |b, _st, e| {
-                                    let (c0, c1) =
-                                        load16(b.add(e[2] + 1), (e[3] - e[2] - 1).min(16));
-                                    let (g0, g1) =
-                                        load16(b.add(e[3] + 1), (e[4] - e[3] - 1).min(16));
+                                    let (c0, c1) = load16(b.add(e[2] + 1), (e[3] - e[2] - 1).min(16));
+                                    let (g0, g1) = load16(b.add(e[3] + 1), (e[4] - e[3] - 1).min(16));
                                     let q = int(b.add(e[4] + 1), e[5] - e[4] - 1);
                                     let pr = cents(b.add(e[5] + 1), e[6] - e[5] - 1);
                                     let di = int(b.add(e[6] + 3), 3);
-                                    let mut i =
-                                        mix(c0 ^ g0.rotate_left(23), c1 ^ g1 ^ g0) as usize & 16383;
+                                    let mut i = mix(c0 ^ g0.rotate_left(23), c1 ^ g1 ^ g0) as usize & 16383;
                                     n += 1;
                                     loop {
                                         let s = tb.get_unchecked_mut(i);
@@ -305,11 +274,7 @@ pub fn main(a: &[String]) {
                 .collect();
             hs.into_iter().map(|h| h.join().unwrap()).collect()
         });
-        let mut m: hashbrown::HashMap<
-            [u64; 4],
-            (u64, u64, u64, u64, u64),
-            foldhash::fast::FixedState,
-        > = Default::default();
+        let mut m: hashbrown::HashMap<[u64; 4], (u64, u64, u64, u64, u64), foldhash::fast::FixedState> = Default::default();
         for (tb, n) in &tabs {
             total += n;
             for g in tb {
@@ -360,8 +325,7 @@ pub fn main(a: &[String]) {
                                 rows(d, starts[c], starts[c + 1], |b, _st, e| {
                                     let q = int(b.add(e[4] + 1), e[5] - e[4] - 1);
                                     let pr = cents(b.add(e[5] + 1), e[6] - e[5] - 1);
-                                    let (lo, hi) =
-                                        load16(b.add(e[7] + 1), (e[8] - e[7] - 1).min(16));
+                                    let (lo, hi) = load16(b.add(e[7] + 1), (e[8] - e[7] - 1).min(16));
                                     tb.push(lo, hi, pr * q)
                                 })
                             }
@@ -379,10 +343,7 @@ pub fn main(a: &[String]) {
             let hs: Vec<_> = (0..t)
                 .map(|p| {
                     s.spawn(move || {
-                        let mut m = T2::new(
-                            (tabs.iter().map(|x| x.used).max().unwrap() * 4 / t)
-                                .next_power_of_two(),
-                        );
+                        let mut m = T2::new((tabs.iter().map(|x| x.used).max().unwrap() * 4 / t).next_power_of_two());
                         let mut n = 0;
                         for tb in tabs {
                             for g in tb.s.iter() {
@@ -395,10 +356,7 @@ pub fn main(a: &[String]) {
                                 }
                             }
                         }
-                        let mut w = std::io::BufWriter::with_capacity(
-                            1 << 20,
-                            std::fs::File::create(format!("{out}.{p}")).unwrap(),
-                        );
+                        let mut w = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(format!("{out}.{p}")).unwrap());
                         for g in m.s.iter() {
                             if g.n != 0 {
                                 let mut k = [0u8; 16];

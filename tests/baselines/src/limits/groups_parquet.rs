@@ -28,11 +28,7 @@ struct T {
 }
 impl T {
     fn new(c: usize) -> T {
-        T {
-            s: Huge::zeroed(c),
-            mask: c - 1,
-            used: 0,
-        }
+        T { s: Huge::zeroed(c), mask: c - 1, used: 0 }
     }
     #[inline(always)]
     fn add(&mut self, lo: u64, hi: u64, h: u64, n: u64, r: f64) {
@@ -97,22 +93,11 @@ pub fn main(a: &[String]) {
     let nrg = md.metadata().num_row_groups();
     let next = AtomicUsize::new(0);
     let (md, next, path) = (&md, &next, &a[2]);
-    let cols: &[&str] = if q1 {
-        &["city", "category", "quantity", "price", "discount"]
-    } else {
-        &["customer", "quantity", "price"]
-    };
+    let cols: &[&str] = if q1 { &["city", "category", "quantity", "price", "discount"] } else { &["customer", "quantity", "price"] };
     let open = |g: usize| {
-        let b = ParquetRecordBatchReaderBuilder::new_with_metadata(
-            std::fs::File::open(path).unwrap(),
-            md.clone(),
-        );
+        let b = ParquetRecordBatchReaderBuilder::new_with_metadata(std::fs::File::open(path).unwrap(), md.clone());
         let m = ProjectionMask::columns(b.parquet_schema(), cols.iter().copied());
-        b.with_projection(m)
-            .with_row_groups(vec![g])
-            .with_batch_size(8192)
-            .build()
-            .unwrap()
+        b.with_projection(m).with_row_groups(vec![g]).with_batch_size(8192).build().unwrap()
     };
     let open = &open;
     let (mut groups, mut rows) = (0usize, 0u64);
@@ -132,26 +117,13 @@ pub fn main(a: &[String]) {
                             for b in open(r) {
                                 let b = b.unwrap();
                                 let (c, k) = (
-                                    b.column_by_name("city")
-                                        .unwrap()
-                                        .as_dictionary::<Int32Type>(),
-                                    b.column_by_name("category")
-                                        .unwrap()
-                                        .as_dictionary::<Int32Type>(),
+                                    b.column_by_name("city").unwrap().as_dictionary::<Int32Type>(),
+                                    b.column_by_name("category").unwrap().as_dictionary::<Int32Type>(),
                                 );
                                 let (q, p, d) = (
-                                    b.column_by_name("quantity")
-                                        .unwrap()
-                                        .as_primitive::<Int32Type>()
-                                        .values(),
-                                    b.column_by_name("price")
-                                        .unwrap()
-                                        .as_primitive::<Float64Type>()
-                                        .values(),
-                                    b.column_by_name("discount")
-                                        .unwrap()
-                                        .as_primitive::<Float64Type>()
-                                        .values(),
+                                    b.column_by_name("quantity").unwrap().as_primitive::<Int32Type>().values(),
+                                    b.column_by_name("price").unwrap().as_primitive::<Float64Type>().values(),
+                                    b.column_by_name("discount").unwrap().as_primitive::<Float64Type>().values(),
                                 );
                                 let nk = k.values().len();
                                 g.clear();
@@ -165,16 +137,16 @@ pub fn main(a: &[String]) {
                                     e.3 += d[i];
                                     e.4 = e.4.max(p[i])
                                 }
-                                let (cv, kv) =
-                                    (c.values().as_string::<i32>(), k.values().as_string::<i32>());
+                                let (cv, kv) = (c.values().as_string::<i32>(), k.values().as_string::<i32>());
                                 for (i, e) in g.iter().enumerate() {
                                     if e.0 > 0 {
-                                        let x = m
-                                            .entry((
-                                                cv.value(i / nk).into(),
-                                                kv.value(i % nk).into(),
-                                            ))
-                                            .or_insert((0, 0, 0.0, 0.0, f64::MIN));
+                                        let x = m.entry((cv.value(i / nk).into(), kv.value(i % nk).into())).or_insert((
+                                            0,
+                                            0,
+                                            0.0,
+                                            0.0,
+                                            f64::MIN,
+                                        ));
                                         x.0 += e.0;
                                         x.1 += e.1;
                                         x.2 += e.2;
@@ -206,16 +178,7 @@ pub fn main(a: &[String]) {
         groups = m.len();
         for ((c, k), e) in &m {
             rows += e.0;
-            writeln!(
-                w,
-                "{c},{k},{},{},{:.2},{:.6},{}",
-                e.0,
-                e.1,
-                e.2,
-                e.3 / e.0 as f64,
-                e.4
-            )
-            .unwrap()
+            writeln!(w, "{c},{k},{},{},{:.2},{:.6},{}", e.0, e.1, e.2, e.3 / e.0 as f64, e.4).unwrap()
         }
     } else {
         let ts: Vec<T> = std::thread::scope(|s| {
@@ -233,14 +196,8 @@ pub fn main(a: &[String]) {
                                 let b = b.unwrap();
                                 let c = b.column_by_name("customer").unwrap().as_string_view();
                                 let (q, p) = (
-                                    b.column_by_name("quantity")
-                                        .unwrap()
-                                        .as_primitive::<Int32Type>()
-                                        .values(),
-                                    b.column_by_name("price")
-                                        .unwrap()
-                                        .as_primitive::<Float64Type>()
-                                        .values(),
+                                    b.column_by_name("quantity").unwrap().as_primitive::<Int32Type>().values(),
+                                    b.column_by_name("price").unwrap().as_primitive::<Float64Type>().values(),
                                 );
                                 kb.clear();
                                 for i in 0..b.num_rows() {
@@ -253,9 +210,7 @@ pub fn main(a: &[String]) {
                                 }
                                 for i in 0..kb.len() {
                                     if let Some(n) = kb.get(i + 16) {
-                                        unsafe {
-                                            prefetch(tb.s.as_ptr().add(n.2 as usize & tb.mask))
-                                        }
+                                        unsafe { prefetch(tb.s.as_ptr().add(n.2 as usize & tb.mask)) }
                                     }
                                     let (lo, hi, h) = kb[i];
                                     tb.add(lo, hi, h, 1, p[i] * q[i] as f64)
@@ -273,9 +228,7 @@ pub fn main(a: &[String]) {
             let hs: Vec<_> = (0..t)
                 .map(|p| {
                     s.spawn(move || {
-                        let mut m = T::new(
-                            (ts.iter().map(|x| x.used).max().unwrap() * 4 / t).next_power_of_two(),
-                        );
+                        let mut m = T::new((ts.iter().map(|x| x.used).max().unwrap() * 4 / t).next_power_of_two());
                         let mut n = 0;
                         for tb in ts {
                             for g in tb.s.iter() {
@@ -288,10 +241,7 @@ pub fn main(a: &[String]) {
                                 }
                             }
                         }
-                        let mut w = std::io::BufWriter::with_capacity(
-                            1 << 20,
-                            std::fs::File::create(format!("{out}.{p}")).unwrap(),
-                        );
+                        let mut w = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(format!("{out}.{p}")).unwrap());
                         for g in m.s.iter() {
                             if g.n != 0 {
                                 let mut k = [0u8; 16];

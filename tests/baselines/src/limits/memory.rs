@@ -18,32 +18,14 @@ impl Map {
         let len = f.metadata().unwrap().len() as usize;
         let whole = (len + 4095) / 4096 * 4096 + 4096;
         unsafe {
-            let p = libc::mmap(
-                std::ptr::null_mut(),
-                whole,
-                libc::PROT_READ,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            );
+            let p = libc::mmap(std::ptr::null_mut(), whole, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
             assert!(p != libc::MAP_FAILED);
             if len > 0 {
-                let q = libc::mmap(
-                    p,
-                    len,
-                    libc::PROT_READ,
-                    libc::MAP_PRIVATE | libc::MAP_FIXED,
-                    f.as_raw_fd(),
-                    0,
-                );
+                let q = libc::mmap(p, len, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_FIXED, f.as_raw_fd(), 0);
                 assert!(q != libc::MAP_FAILED);
                 libc::madvise(p, len, libc::MADV_SEQUENTIAL);
             }
-            Map {
-                p: p as *mut u8,
-                len,
-                whole,
-            }
+            Map { p: p as *mut u8, len, whole }
         }
     }
 }
@@ -72,14 +54,7 @@ impl<T: Copy> Huge<T> {
     pub fn zeroed(n: usize) -> Self {
         unsafe {
             let b = (n * std::mem::size_of::<T>()).max(4096);
-            let p = libc::mmap(
-                std::ptr::null_mut(),
-                b,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            );
+            let p = libc::mmap(std::ptr::null_mut(), b, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
             assert!(p != libc::MAP_FAILED);
             if b >= 2 << 20 {
                 libc::madvise(p, b, libc::MADV_HUGEPAGE);
@@ -104,10 +79,7 @@ impl<T> std::ops::DerefMut for Huge<T> {
 impl<T> Drop for Huge<T> {
     fn drop(&mut self) {
         unsafe {
-            libc::munmap(
-                self.p as *mut _,
-                (self.n * std::mem::size_of::<T>()).max(4096),
-            );
+            libc::munmap(self.p as *mut _, (self.n * std::mem::size_of::<T>()).max(4096));
         }
     }
 }
@@ -116,10 +88,7 @@ pub fn cpu_s() -> f64 {
     unsafe {
         let mut r: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_SELF, &mut r);
-        r.ru_utime.tv_sec as f64
-            + r.ru_utime.tv_usec as f64 / 1e6
-            + r.ru_stime.tv_sec as f64
-            + r.ru_stime.tv_usec as f64 / 1e6
+        r.ru_utime.tv_sec as f64 + r.ru_utime.tv_usec as f64 / 1e6 + r.ru_stime.tv_sec as f64 + r.ru_stime.tv_usec as f64 / 1e6
     }
 }
 pub fn maxrss_mib() -> i64 {
@@ -146,10 +115,7 @@ pub unsafe fn load16(p: *const u8, len: usize) -> (u64, u64) {
     let v = _mm_loadu_si128(p as *const __m128i);
     let m = _mm_loadu_si128(MASKS.as_ptr().add(16 - len) as *const __m128i);
     let v = _mm_and_si128(v, m);
-    (
-        _mm_cvtsi128_si64(v) as u64,
-        _mm_cvtsi128_si64(_mm_unpackhi_epi64(v, v)) as u64,
-    )
+    (_mm_cvtsi128_si64(v) as u64, _mm_cvtsi128_si64(_mm_unpackhi_epi64(v, v)) as u64)
 }
 #[inline(always)]
 pub fn mix(lo: u64, hi: u64) -> u64 {

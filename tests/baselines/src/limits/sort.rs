@@ -21,11 +21,7 @@ struct K {
 }
 #[inline(always)]
 fn key(d: &[u8], i: u32) -> K {
-    K {
-        a: u64::from_be_bytes(d[..8].try_into().unwrap()),
-        b: u16::from_be_bytes(d[8..10].try_into().unwrap()),
-        i,
-    }
+    K { a: u64::from_be_bytes(d[..8].try_into().unwrap()), b: u16::from_be_bytes(d[8..10].try_into().unwrap()), i }
 }
 /// order of the records of d: one scatter pass on the top key bits, then small comparison sorts
 fn order(d: &[u8], out: &mut Vec<K>) {
@@ -33,8 +29,7 @@ fn order(d: &[u8], out: &mut Vec<K>) {
     let n = d.len() / R;
     // printable keys: 95*95 leading pairs -> bucket by (c0-32)*95+(c1-32) scaled; falls back to clamped bytes for other input
     let bk = |r: &[u8]| {
-        let x = (r[0] as usize).saturating_sub(32).min(94) * 95
-            + (r[1] as usize).saturating_sub(32).min(94);
+        let x = (r[0] as usize).saturating_sub(32).min(94) * 95 + (r[1] as usize).saturating_sub(32).min(94);
         x * NB / 9025
     };
     let mut cnt = vec![0u32; NB + 1];
@@ -68,11 +63,7 @@ fn gather_write(d: &[u8], k: &[K], f: &File, mut off: u64) {
                     prefetch(p);
                     prefetch(p.add(64))
                 }
-                std::ptr::copy_nonoverlapping(
-                    d.as_ptr().add(x.i as usize * R),
-                    buf.as_mut_ptr().add(j * R),
-                    R,
-                )
+                std::ptr::copy_nonoverlapping(d.as_ptr().add(x.i as usize * R), buf.as_mut_ptr().add(j * R), R)
             }
         }
         f.write_all_at(&buf[..c.len() * R], off).unwrap();
@@ -116,11 +107,7 @@ fn lower(f: &File, recs: u64, k: u128) -> u64 {
     while lo < hi {
         let m = (lo + hi) / 2;
         f.read_exact_at(&mut b, m * R as u64).unwrap();
-        if u128::from_be_bytes(b) >> 48 < k {
-            lo = m + 1
-        } else {
-            hi = m
-        }
+        if u128::from_be_bytes(b) >> 48 < k { lo = m + 1 } else { hi = m }
     }
     lo
 }
@@ -135,10 +122,7 @@ pub fn main(a: &[String]) {
                 ok = false
             }
             prev = &r[..10];
-            x = x.wrapping_add(
-                u64::from_le_bytes(r[30..38].try_into().unwrap()).wrapping_mul(0x9E3779B97F4A7C15)
-                    >> 7,
-            )
+            x = x.wrapping_add(u64::from_le_bytes(r[30..38].try_into().unwrap()).wrapping_mul(0x9E3779B97F4A7C15) >> 7)
         }
         println!("records={} sorted={ok} sum={x:x}", m.len / R);
         return;
@@ -159,8 +143,7 @@ pub fn main(a: &[String]) {
             let mut s: Vec<u128> = (0..4096u64)
                 .map(|i| {
                     let mut b = [0u8; 16];
-                    fin.read_exact_at(&mut b, (n as u64 * i / 4096) * R as u64)
-                        .unwrap();
+                    fin.read_exact_at(&mut b, (n as u64 * i / 4096) * R as u64).unwrap();
                     u128::from_be_bytes(b) >> 48
                 })
                 .collect();
@@ -175,9 +158,7 @@ pub fn main(a: &[String]) {
                 .map(|(ti, c)| {
                     s.spawn(move || {
                         readn(fin, c, (ti * per) as u64);
-                        let mut o: Vec<Vec<K>> = (0..t)
-                            .map(|_| Vec::with_capacity(c.len() / R / t * 21 / 20))
-                            .collect();
+                        let mut o: Vec<Vec<K>> = (0..t).map(|_| Vec::with_capacity(c.len() / R / t * 21 / 20)).collect();
                         for (i, r) in c.chunks_exact(R).enumerate() {
                             let k = key(r, (ti * per / R + i) as u32);
                             let kk = ((k.a as u128) << 16) | k.b as u128;
@@ -195,24 +176,12 @@ pub fn main(a: &[String]) {
         std::thread::scope(|s| {
             for p in 0..t {
                 s.spawn(move || {
-                    let before: usize = (0..p)
-                        .map(|q| parts.iter().map(|x| x[q].len()).sum::<usize>())
-                        .sum();
+                    let before: usize = (0..p).map(|q| parts.iter().map(|x| x[q].len()).sum::<usize>()).sum();
                     let total: usize = parts.iter().map(|x| x[p].len()).sum();
                     // scatter on the top bits between min and max, then sort buckets
                     const NB: usize = 1 << 14;
-                    let mn = parts
-                        .iter()
-                        .flat_map(|x| x[p].iter())
-                        .map(|k| k.a)
-                        .min()
-                        .unwrap();
-                    let mx = parts
-                        .iter()
-                        .flat_map(|x| x[p].iter())
-                        .map(|k| k.a)
-                        .max()
-                        .unwrap();
+                    let mn = parts.iter().flat_map(|x| x[p].iter()).map(|k| k.a).min().unwrap();
+                    let mx = parts.iter().flat_map(|x| x[p].iter()).map(|k| k.a).max().unwrap();
                     let span = ((mx - mn) / NB as u64 + 1).max(1);
                     let mut cnt = vec![0u32; NB + 1];
                     for x in parts {
@@ -310,15 +279,7 @@ pub fn main(a: &[String]) {
                         .collect();
                     // loser tree over m leaves
                     let m = nr.next_power_of_two();
-                    let mut ks: Vec<u128> = (0..m)
-                        .map(|i| {
-                            if i < nr && cs[i].fill() {
-                                cs[i].k()
-                            } else {
-                                u128::MAX
-                            }
-                        })
-                        .collect();
+                    let mut ks: Vec<u128> = (0..m).map(|i| if i < nr && cs[i].fill() { cs[i].k() } else { u128::MAX }).collect();
                     let mut tr = vec![0usize; m];
                     let mut win = vec![0usize; 2 * m];
                     for i in 0..m {
@@ -341,13 +302,7 @@ pub fn main(a: &[String]) {
                     let mut q = 0;
                     while ks[w] != u128::MAX {
                         let c = &mut cs[w];
-                        unsafe {
-                            std::ptr::copy_nonoverlapping(
-                                c.buf.as_ptr().add(c.p),
-                                ob.as_mut_ptr().add(q),
-                                R,
-                            )
-                        }
+                        unsafe { std::ptr::copy_nonoverlapping(c.buf.as_ptr().add(c.p), ob.as_mut_ptr().add(q), R) }
                         q += R;
                         if q == cap {
                             fo.write_all_at(&ob, off).unwrap();
@@ -355,11 +310,7 @@ pub fn main(a: &[String]) {
                             q = 0
                         }
                         c.p += R;
-                        ks[w] = if c.p < c.n || c.fill() {
-                            c.k()
-                        } else {
-                            u128::MAX
-                        };
+                        ks[w] = if c.p < c.n || c.fill() { c.k() } else { u128::MAX };
                         let mut i = (w + m) >> 1;
                         while i >= 1 {
                             let l = tr[i];

@@ -9,20 +9,14 @@ unsafe fn m16(p: *const u8) -> (u32, u32) {
     let sp = _mm_cmpeq_epi8(c, _mm_set1_epi8(0x20));
     let d = _mm_sub_epi8(c, _mm_set1_epi8(9));
     let r = _mm_cmpeq_epi8(_mm_min_epu8(d, _mm_set1_epi8(4)), d);
-    (
-        _mm_movemask_epi8(_mm_or_si128(sp, r)) as u32,
-        _mm_movemask_epi8(c) as u32,
-    )
+    (_mm_movemask_epi8(_mm_or_si128(sp, r)) as u32, _mm_movemask_epi8(c) as u32)
 }
 #[inline(always)]
 unsafe fn l16(p: *const u8) -> u32 {
     let c = _mm_loadu_si128(p as *const __m128i);
     let d = _mm_sub_epi8(c, _mm_set1_epi8(0xE1u8 as i8));
     let r = _mm_cmpeq_epi8(_mm_min_epu8(d, _mm_set1_epi8(2)), d);
-    _mm_movemask_epi8(_mm_or_si128(
-        r,
-        _mm_cmpeq_epi8(c, _mm_set1_epi8(0xC2u8 as i8)),
-    )) as u32
+    _mm_movemask_epi8(_mm_or_si128(r, _mm_cmpeq_epi8(c, _mm_set1_epi8(0xC2u8 as i8)))) as u32
 }
 #[inline(always)]
 unsafe fn m32(p: *const u8) -> (u32, u32) {
@@ -65,8 +59,7 @@ fn uni_slow(s: &[u8], off: usize) -> u64 {
         let n = match s[i] {
             0xC2 if i + 1 < s.len() && (s[i + 1] == 0x85 || s[i + 1] == 0xA0) => 2,
             0xE1 if s[i + 1] == 0x9A && s[i + 2] == 0x80 => 3,
-            0xE2 if (s[i + 1] == 0x80
-                && (matches!(s[i + 2], 0x80..=0x8A) || matches!(s[i + 2], 0xA8 | 0xA9 | 0xAF)))
+            0xE2 if (s[i + 1] == 0x80 && (matches!(s[i + 2], 0x80..=0x8A) || matches!(s[i + 2], 0xA8 | 0xA9 | 0xAF)))
                 || (s[i + 1] == 0x81 && s[i + 2] == 0x9F) =>
             {
                 3
@@ -143,11 +136,7 @@ pub struct Words<'a> {
 #[inline(always)]
 fn full(s: &str, off: usize) -> u64 {
     let n = s.len();
-    let mut m = if off < n {
-        mask64(s.as_bytes(), off)
-    } else {
-        0
-    };
+    let mut m = if off < n { mask64(s.as_bytes(), off) } else { 0 };
     if n - off < 64 {
         m |= 1 << (n - off)
     }
@@ -155,23 +144,13 @@ fn full(s: &str, off: usize) -> u64 {
 }
 #[inline(always)]
 pub fn words(s: &str) -> Words<'_> {
-    Words {
-        s,
-        off: 0,
-        start: 0,
-        m: full(s, 0),
-    }
+    Words { s, off: 0, start: 0, m: full(s, 0) }
 }
 impl<'a> Iterator for Words<'a> {
     type Item = &'a str;
     #[inline(always)]
     fn fold<B, F: FnMut(B, &'a str) -> B>(self, b: B, mut f: F) -> B {
-        let Words {
-            s,
-            mut off,
-            mut start,
-            mut m,
-        } = self;
+        let Words { s, mut off, mut start, mut m } = self;
         let n = s.len();
         let mut acc = b;
         loop {

@@ -29,15 +29,7 @@ struct Table {
 }
 impl Table {
     fn new(cap: usize) -> Self {
-        Table {
-            s: Huge::zeroed(cap),
-            mask: cap - 1,
-            used: 0,
-            long: Default::default(),
-            words: 0,
-            ring: [(0, 0, 0); 32],
-            rh: 0,
-        }
+        Table { s: Huge::zeroed(cap), mask: cap - 1, used: 0, long: Default::default(), words: 0, ring: [(0, 0, 0); 32], rh: 0 }
     }
     #[inline(always)]
     fn add(&mut self, lo: u64, hi: u64, h: u64, n: u64) {
@@ -124,10 +116,8 @@ impl Table {
         while i < len {
             let a = _mm256_loadu_si256(base.add(i) as *const __m256i);
             let b = _mm256_loadu_si256(base.add(i + 32) as *const __m256i);
-            let ma =
-                _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(a, sp), a)) as u32 as u64;
-            let mb =
-                _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(b, sp), b)) as u32 as u64;
+            let ma = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(a, sp), a)) as u32 as u64;
+            let mb = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(b, sp), b)) as u32 as u64;
             let mut m = ma | (mb << 32);
             if len - i < 64 {
                 m &= (1u64 << (len - i)) - 1
@@ -202,9 +192,7 @@ fn count(path: &str, out: &str, t: usize) -> (u64, u64) {
         let hs: Vec<_> = (0..t)
             .map(|p| {
                 s.spawn(move || {
-                    let cap = (tabs.iter().map(|t| t.used).max().unwrap() * 4 / t)
-                        .next_power_of_two()
-                        .max(1024);
+                    let cap = (tabs.iter().map(|t| t.used).max().unwrap() * 4 / t).next_power_of_two().max(1024);
                     let mut m = Table::new(cap);
                     for tb in tabs {
                         for sl in tb.s.iter() {
@@ -213,8 +201,7 @@ fn count(path: &str, out: &str, t: usize) -> (u64, u64) {
                             }
                         }
                     }
-                    let mut lm: hashbrown::HashMap<&[u8], u64, foldhash::fast::RandomState> =
-                        Default::default();
+                    let mut lm: hashbrown::HashMap<&[u8], u64, foldhash::fast::RandomState> = Default::default();
                     if p == 0 {
                         for tb in tabs {
                             for (k, n) in &tb.long {
@@ -262,10 +249,7 @@ fn count(path: &str, out: &str, t: usize) -> (u64, u64) {
             .collect();
         hs.into_iter().map(|h| h.join().unwrap()).sum()
     });
-    eprintln!(
-        "  scan {t1:.3} s, merge+write {:.3} s",
-        t0.elapsed().as_secs_f64() - t1
-    );
+    eprintln!("  scan {t1:.3} s, merge+write {:.3} s", t0.elapsed().as_secs_f64() - t1);
     (words, distinct)
 }
 pub fn main(a: &[String]) {
@@ -274,10 +258,5 @@ pub fn main(a: &[String]) {
     let (w, d) = count(&a[1], &a[2], t);
     let s = t0.elapsed().as_secs_f64();
     let len = std::fs::metadata(&a[1]).unwrap().len() as f64;
-    println!(
-        "words threads={t} words={w} distinct={d} wall={s:.3}s cpu={:.2}s rss={}MiB {:.3} GB/s",
-        cpu_s(),
-        maxrss_mib(),
-        len / 1e9 / s
-    );
+    println!("words threads={t} words={w} distinct={d} wall={s:.3}s cpu={:.2}s rss={}MiB {:.3} GB/s", cpu_s(), maxrss_mib(), len / 1e9 / s);
 }

@@ -61,9 +61,7 @@ impl Data {
     /// Makes the directory if it is not there.
     pub fn prepare(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        Ok(Data {
-            directory: directory.canonicalize()?,
-        })
+        Ok(Data { directory: directory.canonicalize()? })
     }
 
     pub fn directory(&self) -> &Path {
@@ -111,10 +109,7 @@ impl Data {
             self.make(Input::Zipf)?;
             let mut head = [0; 1024];
             File::open(self.path(Input::Zipf))?.read_exact(&mut head)?;
-            let lines = head
-                .iter()
-                .rposition(|&byte| byte == b'\n')
-                .map_or(0, |last| last + 1);
+            let lines = head.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
             File::create(&unfinished)?.write_all(&head[..lines])?;
         }
         Ok(fs::rename(unfinished, path)?)

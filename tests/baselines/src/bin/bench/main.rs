@@ -47,14 +47,9 @@ struct Outcome {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let data = Data::prepare(&arguments.data)?;
-    let wanted = |row: &Row| {
-        arguments.only.is_empty() || arguments.only.iter().any(|word| row.name.contains(word))
-    };
+    let wanted = |row: &Row| arguments.only.is_empty() || arguments.only.iter().any(|word| row.name.contains(word));
     let mut outcomes = vec![];
-    for row in rows::all(&data, arguments.large)?
-        .into_iter()
-        .filter(wanted)
-    {
+    for row in rows::all(&data, arguments.large)?.into_iter().filter(wanted) {
         match row.lacks(&data)? {
             Some(reason) => eprintln!("{}: left out, {reason}", row.name),
             None => outcomes.push(measure(row, &data, arguments.rounds)?),
@@ -84,33 +79,20 @@ fn measure(mut row: Row, data: &Data, rounds: u32) -> Result<Outcome, Box<dyn Er
         peak = run(limit, &row)?.peak_bytes;
     }
     if row.quarter_of_memory {
-        row.job
-            .arguments
-            .extend(["--memory".into(), format!("{}MiB", peak >> 22)]);
+        row.job.arguments.extend(["--memory".into(), format!("{}MiB", peak >> 22)]);
     }
     run(&row.job, &row)?;
 
-    let mut outcome = Outcome {
-        limits: vec![vec![]; row.limits.len()],
-        job: vec![],
-        row,
-    };
+    let mut outcome = Outcome { limits: vec![vec![]; row.limits.len()], job: vec![], row };
     // A run of milliseconds is repeated until its median means something.
-    let rounds = if matches!(outcome.row.goal, Goal::Seconds { .. }) {
-        rounds * 20
-    } else {
-        rounds
-    };
+    let rounds = if matches!(outcome.row.goal, Goal::Seconds { .. }) { rounds * 20 } else { rounds };
     for round in 1..=rounds {
         for (limit, runs) in outcome.row.limits.iter().zip(&mut outcome.limits) {
             runs.push(run(limit, &outcome.row)?);
         }
         let job = run(&outcome.row.job, &outcome.row)?;
         if rounds <= 20 {
-            eprintln!(
-                "{}: round {round} of {rounds}, {:.2} s",
-                outcome.row.name, job.seconds
-            );
+            eprintln!("{}: round {round} of {rounds}, {:.2} s", outcome.row.name, job.seconds);
         }
         outcome.job.push(job);
     }

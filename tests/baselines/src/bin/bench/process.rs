@@ -37,27 +37,15 @@ impl Program {
         command.args(&self.arguments).stdin(Stdio::null());
         command.stdout(printed.try_clone()?).stderr(printed);
         let began = Instant::now();
-        let child = command.spawn().map_err(|error| {
-            format!(
-                "cannot start {} ({error}); build it first: make bench",
-                self.executable.display()
-            )
-        })?;
+        let child =
+            command.spawn().map_err(|error| format!("cannot start {} ({error}); build it first: make bench", self.executable.display()))?;
         let (status, peak_bytes) = wait(child.id())?;
         let seconds = began.elapsed().as_secs_f64();
         if status != 0 {
             let printed = std::fs::read_to_string(log).unwrap_or_default();
-            return Err(format!(
-                "{} {} failed:\n{printed}",
-                self.name,
-                self.arguments.join(" ")
-            )
-            .into());
+            return Err(format!("{} {} failed:\n{printed}", self.name, self.arguments.join(" ")).into());
         }
-        Ok(Measured {
-            seconds,
-            peak_bytes,
-        })
+        Ok(Measured { seconds, peak_bytes })
     }
 }
 

@@ -34,9 +34,7 @@ impl Row {
     /// Says what the machine has too little of, if anything.
     pub fn lacks(&self, data: &Data) -> io::Result<Option<String>> {
         let (memory, disk) = (free_memory_gb(), free_disk_gb(data)?);
-        let Needs {
-            memory_gb, disk_gb, ..
-        } = self.needs;
+        let Needs { memory_gb, disk_gb, .. } = self.needs;
         Ok(if memory.is_some_and(|free| free < memory_gb) {
             Some(format!("as it needs {memory_gb} GB of free memory"))
         } else if disk < disk_gb {
@@ -49,9 +47,7 @@ impl Row {
 
 fn free_memory_gb() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"))?;
+    let line = info.lines().find(|line| line.starts_with("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024 / 1_000_000_000)
 }
@@ -71,23 +67,13 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
     use Input::{Kilobyte, Natural, Records2, Records10, SalesCsv, SalesParquet, Zipf};
 
     let job = |name, input, flags: &str| {
-        let (input, output) = (
-            data.path(input),
-            data.output().join("job").display().to_string(),
-        );
-        let run =
-            format!("run --input {input} --output {output} --overwrite -q --threads 2 {flags}");
+        let (input, output) = (data.path(input), data.output().join("job").display().to_string());
+        let run = format!("run --input {input} --output {output} --overwrite -q --threads 2 {flags}");
         Program::ours(name, run.trim_end())
     };
     let limit = |program: &str, input, rest: &str| {
-        let (input, output) = (
-            data.path(input),
-            data.output().join("limit").display().to_string(),
-        );
-        Program::ours(
-            "limit",
-            format!("{program} {input} {output} 2 {rest}").trim_end(),
-        )
+        let (input, output) = (data.path(input), data.output().join("limit").display().to_string());
+        Program::ours("limit", format!("{program} {input} {output} 2 {rest}").trim_end())
     };
     let row = |name, limits, job, (must, aim), input, memory_gb, disk_gb| Row {
         name,
@@ -95,11 +81,7 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
         job,
         goal: Goal::Ratio { must, aim },
         quarter_of_memory: false,
-        needs: Needs {
-            files: vec![input],
-            memory_gb,
-            disk_gb,
-        },
+        needs: Needs { files: vec![input], memory_gb, disk_gb },
     };
     let spilling = |mut row: Row| {
         row.quarter_of_memory = true;
@@ -125,24 +107,8 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
             3,
             2,
         ),
-        row(
-            "aggregate q1, CSV",
-            vec![limit("groups q1", SalesCsv, "")?],
-            job("aggregate", SalesCsv, Q1)?,
-            (4.0, 1.6),
-            SalesCsv,
-            3,
-            2,
-        ),
-        row(
-            "aggregate q2, CSV",
-            vec![limit("groups q2", SalesCsv, "")?],
-            job("aggregate", SalesCsv, Q2)?,
-            (2.0, 1.4),
-            SalesCsv,
-            5,
-            3,
-        ),
+        row("aggregate q1, CSV", vec![limit("groups q1", SalesCsv, "")?], job("aggregate", SalesCsv, Q1)?, (4.0, 1.6), SalesCsv, 3, 2),
+        row("aggregate q2, CSV", vec![limit("groups q2", SalesCsv, "")?], job("aggregate", SalesCsv, Q2)?, (2.0, 1.4), SalesCsv, 5, 3),
         // Must: as fast as DuckDB, which took 1.7 and 1.9 times the limit where both were measured.
         row(
             "aggregate q1, Parquet",
@@ -162,15 +128,7 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
             5,
             4,
         ),
-        row(
-            "sort 2 GiB",
-            vec![limit("sort mem", Records2, "")?],
-            job("sort", Records2, RECORDS)?,
-            (2.0, 1.3),
-            Records2,
-            8,
-            7,
-        ),
+        row("sort 2 GiB", vec![limit("sort mem", Records2, "")?], job("sort", Records2, RECORDS)?, (2.0, 1.3), Records2, 8, 7),
         spilling(row(
             "spilling word count, Zipf",
             vec![job("word-count", Zipf, "")?],
@@ -190,19 +148,8 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
             5,
         )),
         Row {
-            goal: Goal::Seconds {
-                must: 0.020,
-                aim: 0.008,
-            },
-            ..row(
-                "word count, 1 KB",
-                vec![limit("words", Kilobyte, "")?],
-                job("word-count", Kilobyte, "")?,
-                (0.0, 0.0),
-                Kilobyte,
-                1,
-                2,
-            )
+            goal: Goal::Seconds { must: 0.020, aim: 0.008 },
+            ..row("word count, 1 KB", vec![limit("words", Kilobyte, "")?], job("word-count", Kilobyte, "")?, (0.0, 0.0), Kilobyte, 1, 2)
         },
     ];
     if large {

@@ -20,33 +20,14 @@ pub fn render(outcomes: &[Outcome]) -> String {
 
 fn line(table: &mut String, outcome: &Outcome) -> std::fmt::Result {
     let job = seconds(&outcome.job);
-    let limit = outcome
-        .limits
-        .iter()
-        .min_by(|one, two| median(seconds(one)).total_cmp(&median(seconds(two))))
-        .expect("every row has a limit");
-    let ratios: Vec<f64> = job
-        .iter()
-        .zip(seconds(limit))
-        .map(|(job, limit)| job / limit)
-        .collect();
-    let (least, most) = ratios
-        .iter()
-        .fold((f64::MAX, 0.0), |(least, most): (f64, f64), &ratio| {
-            (least.min(ratio), most.max(ratio))
-        });
+    let limit =
+        outcome.limits.iter().min_by(|one, two| median(seconds(one)).total_cmp(&median(seconds(two)))).expect("every row has a limit");
+    let ratios: Vec<f64> = job.iter().zip(seconds(limit)).map(|(job, limit)| job / limit).collect();
+    let (least, most) = ratios.iter().fold((f64::MAX, 0.0), |(least, most): (f64, f64), &ratio| (least.min(ratio), most.max(ratio)));
     let ratio = median(ratios);
     let (reached, must, aim) = match outcome.row.goal {
-        Goal::Ratio { must, aim } => (
-            verdict(ratio, must, aim),
-            format!("{must} ×"),
-            format!("{aim} ×"),
-        ),
-        Goal::Seconds { must, aim } => (
-            verdict(median(job.clone()), must, aim),
-            time(must),
-            time(aim),
-        ),
+        Goal::Ratio { must, aim } => (verdict(ratio, must, aim), format!("{must} ×"), format!("{aim} ×")),
+        Goal::Seconds { must, aim } => (verdict(median(job.clone()), must, aim), time(must), time(aim)),
     };
     writeln!(
         table,
@@ -76,19 +57,11 @@ fn seconds(runs: &[Measured]) -> Vec<f64> {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let (middle, odd) = (values.len() / 2, values.len() % 2 == 1);
-    if odd {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
-    }
+    if odd { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
 fn time(seconds: f64) -> String {
-    if seconds < 0.1 {
-        format!("{:.1} ms", seconds * 1e3)
-    } else {
-        format!("{seconds:.2} s")
-    }
+    if seconds < 0.1 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }
 
 /// The largest of all runs: a bound that is broken once is broken.
