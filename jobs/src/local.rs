@@ -3,7 +3,7 @@
 //! The plan and the engine are the ones that a cluster uses; what differs is who calls them. What a person sees of it is in `cli.rs`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -363,22 +363,55 @@ fn run_id() -> String {
 }
 
 /// Where runs are spilled to; removed with all that is in it.
+///
+/// In a directory that was asked for, it is locked for as long as its run lives: what lies beside it unlocked was left by a run that died.
 struct TempDirectory {
     path: PathBuf,
+    _lock: Option<File>,
 }
 
 impl TempDirectory {
     /// A directory of this run's own, under the one that was asked for or beside the output.
     fn new(asked_for: Option<&Path>, staging: &Path, id: &str) -> Result<Self, RunError> {
-        let path = asked_for.map_or_else(|| staging.join("runs"), |directory| directory.join(format!("shardmill-{id}")));
-        fs::create_dir_all(&path).map_err(|source| RunError::Temp { path: path.clone(), source })?;
-        Ok(Self { path })
+        let path = asked_for.map_or_else(|| staging.join("runs"), |directory| directory.join(format!("{TEMP_PREFIX}{id}")));
+        let lock = match asked_for {
+            // What is beside the output is swept with the claim.
+            None => fs::create_dir_all(&path).map(|()| None),
+            Some(directory) => Self::create_locked(directory, &path).map(Some),
+        };
+        match lock {
+            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Err(source) => Err(RunError::Temp { path, source }),
+        }
+    }
+
+    fn create_locked(directory: &Path, path: &Path) -> std::io::Result<File> {
+        fs::create_dir_all(directory)?;
+        // Only one run at a time sweeps or creates, so that none is swept before it is locked.
+        let gate = File::open(directory)?;
+        gate.lock()?;
+        for entry in fs::read_dir(directory)?.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
+                let is_dead = File::open(entry.path()).is_ok_and(|left| left.try_lock().is_ok());
+                if is_dead {
+                    // What cannot be removed takes room, and is no reason not to run.
+                    let _ = fs::remove_dir_all(entry.path());
+                }
+            }
+        }
+        fs::create_dir(path)?;
+        let lock = File::open(path)?;
+        lock.lock()?;
+        Ok(lock)
     }
 }
 
+/// How the names of temporary directories begin.
+const TEMP_PREFIX: &str = "shardmill-runs-";
+
 impl Drop for TempDirectory {
     fn drop(&mut self) {
-        // Whatever cannot be removed here is swept with the claim by the next run.
+        // Whatever cannot be removed here is swept by the next run.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
