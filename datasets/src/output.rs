@@ -220,6 +220,11 @@ fn resolve(output: &Path) -> Result<PathBuf, PublishError> {
         return Err(invalid("it has no name of its own"));
     };
     let parent = parent_of(&absolute);
+    // A directory that is created where a live run will publish would keep it from doing so.
+    if let Some((above, canonical)) = parent.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?))) {
+        let below = absolute.strip_prefix(above).expect("it is one of the directories above");
+        claim::refuse_claims_around(&canonical.join(below))?;
+    }
     fs::create_dir_all(parent).map_err(PublishError::io("create", parent))?;
     let parent = parent.canonicalize().map_err(PublishError::io("find", parent))?;
     Ok(parent.join(name))

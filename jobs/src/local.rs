@@ -376,50 +376,54 @@ fn run_id() -> String {
 }
 
 /// Where runs are spilled to; removed with all that is in it.
+///
+/// In a directory that was asked for, it is locked for as long as its run lives: what lies beside it unlocked was left by a run that died.
 struct TempDirectory {
     path: PathBuf,
-    /// Locked while this run lives. One that is found unlocked was left by a run that was killed.
-    _lock: File,
+    _lock: Option<File>,
 }
-
-const TEMP_PREFIX: &str = "shardmill-";
-const LOCK_NAME: &str = "lock";
 
 impl TempDirectory {
     /// A directory of this run's own, under the one that was asked for, which must exist, or beside the output.
     fn new(asked_for: Option<&Path>, staging: &Path, id: &str) -> Result<Self, RunError> {
-        let path = match asked_for {
-            Some(directory) => {
-                sweep_temp(directory);
-                directory.join(format!("{TEMP_PREFIX}{id}"))
+        let path = asked_for.map_or_else(|| staging.join("runs"), |directory| directory.join(format!("{TEMP_PREFIX}{id}")));
+        let lock = match asked_for {
+            // What is beside the output is swept with the claim.
+            None => fs::create_dir_all(&path).map(|()| None),
+            Some(directory) => Self::create_locked(directory, &path).map(Some),
+        };
+        match lock {
+            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Err(source) => Err(RunError::Temp { path, source }),
+        }
+    }
+
+    fn create_locked(directory: &Path, path: &Path) -> std::io::Result<File> {
+        // Only one run at a time sweeps or creates, so that none is swept before it is locked.
+        let gate = File::open(directory)?;
+        gate.lock()?;
+        for entry in fs::read_dir(directory)?.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
+                let is_dead = File::open(entry.path()).is_ok_and(|left| left.try_lock().is_ok());
+                if is_dead {
+                    // What cannot be removed takes room, and is no reason not to run.
+                    let _ = fs::remove_dir_all(entry.path());
+                }
             }
-            None => staging.join("runs"),
-        };
-        let make = || {
-            fs::create_dir(&path)?;
-            let lock = File::create_new(path.join(LOCK_NAME))?;
-            lock.lock()?;
-            Ok(lock)
-        };
-        let lock = make().map_err(|source| RunError::Temp { path: path.clone(), source })?;
-        Ok(Self { path, _lock: lock })
+        }
+        fs::create_dir(path)?;
+        let lock = File::open(path)?;
+        lock.lock()?;
+        Ok(lock)
     }
 }
 
-/// Removes what killed runs have left in a directory for temporary files. What cannot be removed is no concern of this run.
-fn sweep_temp(directory: &Path) {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMP_PREFIX)) {
-        let is_dead = File::open(entry.path().join(LOCK_NAME)).is_ok_and(|lock| lock.try_lock().is_ok());
-        if is_dead {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
+/// How the names of temporary directories begin.
+const TEMP_PREFIX: &str = "shardmill-runs-";
 
 impl Drop for TempDirectory {
     fn drop(&mut self) {
-        // Whatever cannot be removed here is swept with the claim by the next run.
+        // Whatever cannot be removed here is swept by the next run.
         let _ = fs::remove_dir_all(&self.path);
     }
 }

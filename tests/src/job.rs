@@ -78,7 +78,7 @@ impl Job {
         let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         self.command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let child = self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command.get_program()));
-        Running { child, has_ended: false, stdout, stderr, output: self.output }
+        Running { child, is_over: false, stdout, stderr, output: self.output }
     }
 
     /// Runs it to its end.
@@ -91,7 +91,7 @@ impl Job {
 pub struct Running {
     child: Child,
     /// It was waited for, and its number may be another process's by now.
-    has_ended: bool,
+    is_over: bool,
     stdout: File,
     stderr: File,
     output: PathBuf,
@@ -119,7 +119,8 @@ impl Running {
         panic!("waited in vain for {what}");
     }
 
-    fn has_ended(&self) -> bool {
+    /// Whether it has.
+    pub fn has_ended(&self) -> bool {
         // SAFETY: `waitid` fills the struct that it is given, for which all zeroes are valid. `WNOWAIT` leaves the child to `wait`.
         unsafe {
             let mut info: libc::siginfo_t = mem::zeroed();
@@ -141,7 +142,7 @@ impl Running {
             }
             usage
         };
-        self.has_ended = true;
+        self.is_over = true;
         Ended {
             code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
             signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
@@ -155,7 +156,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.has_ended {
+        if !self.is_over {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

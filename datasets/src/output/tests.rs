@@ -213,6 +213,7 @@ fn outputs_inside_each_other_are_refused() {
     let inner = world.output.join("deep/inner");
     let claim = world.take("outer", false).unwrap();
     assert!(matches!(OutputClaim::take(&inner, "inner", false), Err(PublishError::Claimed { path, .. }) if path == world.output));
+    assert!(!world.output.exists(), "a directory there would keep the claim's run from publishing");
     drop(claim);
     let claim = OutputClaim::take(&inner, "inner", false).unwrap();
     assert!(matches!(world.take("outer", true), Err(PublishError::Claimed { .. })));
