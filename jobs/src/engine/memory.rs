@@ -41,12 +41,12 @@ impl Budget {
             let mib = |bytes: usize| bytes.div_ceil(1 << 20);
             return Err(BudgetTooSmall { threads, least_mib: mib(least * threads), given_mib: mib(total_bytes) });
         }
-        let usable = share - share / 8;
         Ok(Self {
             total_bytes,
-            collect_bytes: usable - reader_bytes,
-            merge_bytes: usable - writer_bytes,
-            block_bytes: (share / 256).clamp(16 << 10, 256 << 10),
+            collect_bytes: share - share / 8 - reader_bytes,
+            // Hundreds of buffers, each rounded up by the allocator: half of the share is what they may add up to.
+            merge_bytes: share / 2 - writer_bytes / 2,
+            block_bytes: (share / 512).clamp(16 << 10, 256 << 10),
         })
     }
 }
