@@ -279,7 +279,6 @@ fn run_job<J: MapReduce + Args>(name: &str, run: Run<J>) -> ExitCode {
     let mut show = Show::new(Arc::clone(&progress), run.flags.quiet, run.flags.verbose);
     let explain = run.flags.explain;
     let result = Planned::new(name, run.job, run.flags.options(), progress).and_then(|planned| {
-        show.planned(&planned);
         if explain {
             match shown {
                 Shown::Json => println!("{}", serde_json::to_string_pretty(&planned.plan).expect("a plan is plain data")),
@@ -287,6 +286,7 @@ fn run_job<J: MapReduce + Args>(name: &str, run: Run<J>) -> ExitCode {
             }
             return Ok(None);
         }
+        show.planned(&planned);
         planned.run(|phase, plan| show.begin(phase, plan)).map(Some)
     });
     show.end();

@@ -205,6 +205,14 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
         None
     }
 
+    /// Emits pairs that are there whatever the input holds; called once for a whole job.
+    ///
+    /// An aggregate over no groups has a result even where there is no record.
+    fn seed(&self, out: &mut Emitter<'_, Self>) -> Result {
+        let _ = out;
+        Ok(())
+    }
+
     /// Called before the first record or key of each attempt.
     fn start(&self) -> Result {
         Ok(())

@@ -289,6 +289,8 @@
 //!
 //! This crate sets the program's allocator (mimalloc), so a job crate cannot set one.
 
+#![allow(clippy::test_attr_in_doctest, reason = "the tutorial shows a whole crate, tests included, and runs them from hidden lines")]
+
 mod card;
 mod catch;
 mod cli;

@@ -207,6 +207,7 @@ impl<J: MapReduce> Planned<J> {
     /// Runs what was planned.
     pub(crate) fn run(self, mut on_phase: impl FnMut(Phase, &Plan)) -> Result<Summary, RunError> {
         let Self { name, job, plan, sink, budget, pool, options, progress, started, planned } = self;
+        refuse_overlap(&plan, &options.output)?;
         let id = run_id();
         let claim = OutputClaim::take(&options.output, &id, options.overwrite).map_err(RunError::Claim)?;
         let temp = TempDirectory::new(options.temp_directory.as_deref(), claim.staging(), &id)?;
@@ -328,6 +329,18 @@ fn refused(error: Box<dyn std::error::Error + Send + Sync>) -> RunError {
     RunError::Bind(error.to_string())
 }
 
+/// Refuses an output that is, holds, or lies in what is read: it would be replaced, or be read by the next run.
+fn refuse_overlap(plan: &Plan, output: &Path) -> Result<(), RunError> {
+    let Ok(output) = output.canonicalize() else { return Ok(()) };
+    let inside = |file: &Path| file.canonicalize().is_ok_and(|file| file.starts_with(&output));
+    match plan.files.iter().map(|planned| &planned.file.path).find(|path| inside(path)) {
+        Some(path) => {
+            Err(RunError::Output(format!("output {} holds the input {}: it would be replaced", output.display(), path.display())))
+        }
+        None => Ok(()),
+    }
+}
+
 /// What the parts look like; refused here if the job cannot write it.
 fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<SinkSpec, RunError> {
     let fits = |format| <J::Output as OutputType<J>>::fits(job, format);
@@ -371,7 +384,7 @@ struct TempDirectory {
 }
 
 impl TempDirectory {
-    /// A directory of this run's own, under the one that was asked for or beside the output.
+    /// A directory of this run's own, under the one that was asked for, which must exist, or beside the output.
     fn new(asked_for: Option<&Path>, staging: &Path, id: &str) -> Result<Self, RunError> {
         let path = asked_for.map_or_else(|| staging.join("runs"), |directory| directory.join(format!("{TEMP_PREFIX}{id}")));
         let lock = match asked_for {
@@ -386,7 +399,6 @@ impl TempDirectory {
     }
 
     fn create_locked(directory: &Path, path: &Path) -> std::io::Result<File> {
-        fs::create_dir_all(directory)?;
         // Only one run at a time sweeps or creates, so that none is swept before it is locked.
         let gate = File::open(directory)?;
         gate.lock()?;
@@ -452,6 +464,13 @@ fn write_quarantine(path: &Path, records: &[BadRecord]) -> std::io::Result<()> {
 
 /// The most memory that this process had at any time.
 fn peak_memory_bytes() -> u64 {
+    // What the system counts for a process begins with what the one had that started it; Linux knows better.
+    if let Ok(status) = fs::read_to_string("/proc/self/status")
+        && let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))
+        && let Some(kib) = line.trim().strip_suffix("kB").and_then(|kib| kib.trim().parse::<u64>().ok())
+    {
+        return kib << 10;
+    }
     // SAFETY: `getrusage` fills the struct that it is given, for which all zeroes are valid.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();

@@ -43,11 +43,11 @@ impl Show {
         } else if !self.is_quiet {
             let plan = &planned.plan;
             eprintln!(
-                "plan    {} in {} files, {} shards, {} partitions",
+                "plan    {} in {}, {}, {}",
                 HumanBytes(plan.input_bytes),
-                plan.files.len(),
-                plan.shards.len(),
-                plan.partitions
+                count(plan.files.len(), "file"),
+                count(plan.shards.len(), "shard"),
+                count(plan.partitions as usize, "partition")
             );
         }
     }
@@ -161,4 +161,9 @@ impl Show {
         }
         eprintln!("output  {}", summary.output.display());
     }
+}
+
+/// A number of things: `1 file`, `2 files`.
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }

@@ -179,7 +179,8 @@ fn parts_of_a_sort_with_distinct_keys_are_of_similar_size() {
         })
         .collect();
     let input = place.write("records.bin", records);
-    let job = Job::new("sort", &place.path("out")).input(input).with("--input-format fixed:16 --key 0..16 --partitions 7 --shard-bytes 50000");
+    let job =
+        Job::new("sort", &place.path("out")).input(input).with("--input-format fixed:16 --key 0..16 --partitions 7 --shard-bytes 50000");
     let (summary, output) = job.run().success();
     let parts = output.parts();
     let most = parts.iter().map(Vec::len).max().unwrap();

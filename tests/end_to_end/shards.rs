@@ -40,8 +40,7 @@ fn a_record_longer_than_many_shards_is_read_once() {
     let place = Place::new();
     let long = "long ".repeat(100_000);
     let input = place.write("text.txt", format!("before\n{long}\nbehind"));
-    let (summary, output) =
-        Job::new("word-count", &place.path("out")).input(input).with("--shard-bytes 1000 --threads 3").run().success();
+    let (summary, output) = Job::new("word-count", &place.path("out")).input(input).with("--shard-bytes 1000 --threads 3").run().success();
     assert_eq!(output.text(), "word,count\nbefore,1\nbehind,1\nlong,100000\n");
     assert_eq!(summary.input_records, 3);
 }

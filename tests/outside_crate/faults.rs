@@ -34,16 +34,15 @@ fn an_error_in_map_names_the_record() {
 #[test]
 fn of_several_bad_records_within_the_limit_all_are_set_aside_in_the_order_of_the_input() {
     let place = Place::new();
-    let text: String = (0..3_000).map(|number| format!("k{} {number}{}\n", number % 7, ["", " bad"][usize::from(number % 100 == 0)])).collect();
+    let text: String =
+        (0..3_000).map(|number| format!("k{} {number}{}\n", number % 7, ["", " bad"][usize::from(number % 100 == 0)])).collect();
     let mut first = None;
     for flags in ["--threads 1", "--threads 3 --shard-bytes 100", "--threads 3 --shard-bytes 100 --tight-buffers 12288,4096,2"] {
         let job = job(&place, &text).with("--overwrite --fail-on bad --max-bad-records 30 --partitions 3").with(flags);
         let (_, output) = job.run().success();
         let quarantine = fs::read_to_string(output.path.join("_quarantine/records.jsonl")).unwrap();
-        let offsets: Vec<u64> = quarantine
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["offset"].as_u64().unwrap())
-            .collect();
+        let offsets: Vec<u64> =
+            quarantine.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["offset"].as_u64().unwrap()).collect();
         assert!(offsets.len() == 30 && offsets.is_sorted(), "{offsets:?}");
         let found = (output.parts(), offsets);
         assert_eq!(*first.get_or_insert_with(|| found.clone()), found, "{flags}");

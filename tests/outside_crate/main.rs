@@ -46,7 +46,8 @@ impl OutsideCrate {
                 cargo.env_remove(name);
             }
         });
-        let ended = cargo.args(arguments).args(["--release", "--offline"]).arg("--target-dir").arg(target()).current_dir(self.0.path()).output();
+        let ended =
+            cargo.args(arguments).args(["--release", "--offline"]).arg("--target-dir").arg(target()).current_dir(self.0.path()).output();
         let ended = ended.unwrap();
         assert!(ended.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
     }
@@ -77,7 +78,8 @@ fn job(place: &Place, text: &str) -> Job {
 #[test]
 fn it_runs_and_its_counters_and_hooks_are_heard() {
     let place = Place::new();
-    let text: String = (0..5_000).map(|number| format!("k{} {number}\n{}", number % 10, ["", "\n"][usize::from(number % 5 == 0)])).collect();
+    let text: String =
+        (0..5_000).map(|number| format!("k{} {number}\n{}", number % 10, ["", "\n"][usize::from(number % 5 == 0)])).collect();
     let log = place.path("log");
     let job = job(&place, &text).with("--threads 3 --shard-bytes 300 --partitions 2 --log").arg(&log);
     let (summary, output) = job.run().success();

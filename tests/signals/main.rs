@@ -70,9 +70,7 @@ fn an_interrupted_reduce_phase_leaves_nothing_and_exits_with_130() {
     let world = World::new();
     let temp = world.place.path("temp");
     let mut run = world.long_job().with("--partitions 2").arg("--temp-dir").arg(&temp).start();
-    run.wait_for("a part was begun", || {
-        world.staging().is_some_and(|staging| has_content(staging.join("attempts/reduce/part-00000.csv")))
-    });
+    run.wait_for("a part was begun", || world.staging().is_some_and(|staging| has_content(staging.join("attempts/reduce/part-00000.csv"))));
     run.signal(libc::SIGINT);
     assert_interrupted(run.wait());
     assert_eq!(world.place.names(), ["temp", "text.txt"]);

@@ -26,7 +26,7 @@ pub fn text(seed: u64, bytes: usize) -> String {
 pub fn distinct_words(bytes: u64) -> impl Iterator<Item = String> {
     // Multiplied by an odd number, all are still different, and neighbours are far apart.
     (0..bytes / 12).map(|number: u64| {
-        let word = format!("{:011x}", number.wrapping_mul(0x9e37_79b9_7f5) & 0xfff_ffff_ffff);
+        let word = format!("{:011x}", number.wrapping_mul(0x09e3_779b_97f5) & 0xfff_ffff_ffff);
         word + if number % 8 == 7 { "\n" } else { " " }
     })
 }

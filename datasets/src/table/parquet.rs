@@ -30,6 +30,10 @@ use std::sync::Arc;
 /// What a Parquet file says of itself: its columns, its row groups.
 pub(crate) fn footer(file: &InputFile) -> Result<(SchemaRef, Vec<Group>), ReadError> {
     let handle = file.open()?;
+    let mut magic = [0; 4];
+    if handle.read_exact_at(&mut magic, 0).is_err() || magic != *b"PAR1" {
+        return Err(malformed(file, 0, "it is not a Parquet file".to_owned()));
+    }
     let metadata = load(file, &handle)?;
     let groups = metadata.metadata().row_groups().iter();
     let groups = groups.map(|group| Group { rows: group.num_rows().cast_unsigned(), bytes: group.compressed_size().cast_unsigned() });

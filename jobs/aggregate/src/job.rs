@@ -85,6 +85,14 @@ impl MapReduce for Aggregate {
         Some(self.plan().output_schema().clone())
     }
 
+    fn seed(&self, out: &mut Emitter<'_, Self>) -> Result {
+        // Without groups there is one row, as in SQL, even where no record is.
+        if self.group_by.is_empty() {
+            out.emit(&[], self.plan().empty_state().clone());
+        }
+        Ok(())
+    }
+
     fn map(&self, batch: &RecordBatch, out: &mut Emitter<'_, Self>) -> Result {
         let rows = self.plan().rows(batch)?;
         let mut key = Vec::new();

@@ -227,6 +227,9 @@ pub(crate) fn map_shards<J: MapReduce>(
         let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: u64::MAX };
         let mut reader = J::Input::reader(plan, settings);
         let mut map_all = || {
+            if thread.index() == 0 && shards.start == 0 {
+                seed(job, &mut mapper.collector)?;
+            }
             loop {
                 let number = next.fetch_add(1, Relaxed);
                 if number >= shards.end {
@@ -265,6 +268,21 @@ pub(crate) fn map_shards<J: MapReduce>(
     Ok(Mapped { collectors, counters, set_aside })
 }
 
+/// Collects what a job emits without a record.
+fn seed<J: MapReduce>(job: &J, collector: &mut Collector<J>) -> Result<(), Fault> {
+    call_hook("seed", || {
+        let mut emitter = Emitter::new(collector);
+        job.seed(&mut emitter)?;
+        emitter.accept_record();
+        Ok(())
+    })?;
+    match collector.failure.take() {
+        None => Ok(()),
+        Some(Failure::Fault(fault)) => Err(fault),
+        Some(Failure::Record(cause)) => Err(Fault::Panicked { phase: "seed", cause }),
+    }
+}
+
 /// Folds in what still waits; combiners run here too.
 fn settle<J: MapReduce>(collector: &mut Collector<J>) -> Result<(), Fault> {
     catch(|| collector.settle()).unwrap_or_else(|panic| Err(Fault::Panicked { phase: "combine", cause: panic.message }))
@@ -300,10 +318,13 @@ pub(crate) fn list_pairs<J: MapReduce>(
 ) -> Result<Vec<Pair>, Fault> {
     let next = AtomicU32::new(0);
     let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
-    let results: Vec<Result<Vec<Pair>, Fault>> = pool.broadcast(|_| {
+    let results: Vec<Result<Vec<Pair>, Fault>> = pool.broadcast(|thread| {
         let collector = Collector::of_pairs(settings);
         let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: records_each };
         let mut reader = J::Input::reader(plan, settings);
+        if thread.index() == 0 && records_each == u64::MAX {
+            seed(job, &mut mapper.collector)?;
+        }
         while let Some(piece) = pieces.get(next.fetch_add(1, Relaxed) as usize) {
             mapper.map_shard(&mut reader, 0, piece)?;
         }
