@@ -200,7 +200,7 @@ impl<J: MapReduce> Planned<J> {
             plan.schema = plan.schema.map(|schema| job.columns_read(&schema));
         }
         let sink = sink_spec(&job, &plan, &options)?;
-        let budget = Budget::new(total_bytes, threads, READER_BYTES, sink.memory_bytes())?;
+        let budget = Budget::new(total_bytes, threads, if plan.schema.is_some() { 8 << 20 } else { READER_BYTES }, sink.memory_bytes())?;
         Ok(Self { name: name.to_owned(), job, plan, sink, budget, pool, options, progress, started, planned: Instant::now() })
     }
 
