@@ -5,6 +5,7 @@
 #   make check   format, lints, documentation, unused dependencies; changes nothing
 #   make fix     formats, and applies what the lints suggest
 #   make bench   data, jobs and hand-written limits side by side; BENCH='--rounds 9 sort' for some rows, BENCH=--large for 10 GiB
+#   make kernels the inner loops alone, on a few MiB; KERNELS=csv for those with a name
 #
 # Only the release profile is used, so that dependencies are built once.
 
@@ -12,7 +13,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DEMO := $(TARGET)/demo
 RUST_MINOR := 95
 
-.PHONY: setup setup-check demo test check fix bench
+.PHONY: setup setup-check demo test check fix bench kernels
 
 setup:
 	@command -v cargo >/dev/null && command -v rustc >/dev/null || { \
@@ -68,3 +69,8 @@ fix: setup-check
 bench: setup
 	cargo build --release --locked --workspace --bins
 	$(TARGET)/release/bench --data $(TARGET)/bench $(BENCH)
+
+# The profile of benches is the release profile by another name, and the whole workspace is selected so that features are, too:
+# nothing is built anew.
+kernels: setup
+	cargo bench --locked --workspace --bench kernels -- --noplot $(KERNELS)
