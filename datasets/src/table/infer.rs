@@ -16,7 +16,7 @@
 
 use super::number;
 use super::split::FieldIndex;
-use super::{csv::unquote, json::records, masks::STRIDE};
+use super::{csv::unquote, json::members_as_text, json::records, masks::STRIDE};
 use crate::format::Format;
 use crate::format::csv::{CsvOptions, Dialect};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -173,11 +173,17 @@ struct Column {
     kind: Kind,
     /// From JSON, where values may be nested.
     values: Vec<Value>,
+    /// From the digits of numbers in JSON: what parses them has made doubles of them.
+    number: Kind,
 }
 
 impl Column {
     fn data_type(&self) -> DataType {
-        match self.json_type() {
+        let json = self.json_type().map(|json| match (json, self.number.data_type()) {
+            (DataType::Float64, exact @ DataType::Decimal128(..)) => exact,
+            (json, _) => json,
+        });
+        match json {
             None => self.kind.data_type(),
             Some(json) if self.kind == Kind::Empty => json,
             Some(json) => Kind::of_type(&json).join(self.kind).data_type(),
@@ -215,11 +221,22 @@ impl Inference {
 
     /// Looks at lines of JSON objects; a line that is none says nothing.
     fn json(&mut self, lines: &[u8]) {
+        let known: Vec<usize> = self.columns.iter().map(|column| column.values.len()).collect();
+        let mut objects = Vec::new();
         for (_, line) in records(lines) {
             let Ok(Value::Object(object)) = serde_json::from_slice(line) else { continue };
             for (name, value) in object {
                 let slot = self.slot(&name);
                 self.columns[slot].values.push(value);
+            }
+            objects.extend_from_slice(line);
+            objects.push(b'\n');
+        }
+        for (column, known) in self.columns.iter_mut().zip(known.into_iter().chain(std::iter::repeat(0))) {
+            if column.values[known..].iter().all(|value| value.is_number() || value.is_null()) {
+                for digits in members_as_text(&column.name, &objects).iter().flatten() {
+                    column.number = column.number.join(Kind::of(digits.as_bytes()));
+                }
             }
         }
     }
@@ -231,7 +248,7 @@ impl Inference {
 
     fn slot(&mut self, name: &str) -> usize {
         self.columns.iter().position(|column| column.name == name).unwrap_or_else(|| {
-            self.columns.push(Column { name: name.to_owned(), kind: Kind::Empty, values: Vec::new() });
+            self.columns.push(Column { name: name.to_owned(), kind: Kind::Empty, values: Vec::new(), number: Kind::Empty });
             self.columns.len() - 1
         })
     }
@@ -294,13 +311,28 @@ mod tests {
     fn json_says_itself_what_is_a_number() {
         let mut inference = Inference::default();
         inference.json(b"{\"n\":1,\"x\":1.5,\"s\":\"1\",\"b\":true}\nnot json\n{\"n\":null,\"x\":2,\"z\":null}\n");
-        assert_eq!(schema_text(&inference.schema()), "b: bool, n: int, s: text, x: float, z: text");
+        assert_eq!(schema_text(&inference.schema()), "b: bool, n: int, s: text, x: decimal(38,1), z: text");
         let mut nested = Inference::default();
         nested.json(b"{\"a\":[1,2],\"o\":{\"x\":1},\"m\":1}\n{\"a\":[3.5],\"m\":{\"x\":1}}\n");
         let schema = nested.schema();
         assert!(matches!(schema.field_with_name("a").unwrap().data_type(), DataType::List(_)));
         assert!(matches!(schema.field_with_name("o").unwrap().data_type(), DataType::Struct(_)));
         assert_eq!(*schema.field_with_name("m").unwrap().data_type(), DataType::Utf8);
+    }
+
+    #[test]
+    fn json_numbers_keep_all_their_digits() {
+        let inferred = |lines: &[&str]| {
+            let mut inference = Inference::default();
+            lines.iter().for_each(|lines| inference.json(lines.as_bytes()));
+            schema_text(&inference.schema())
+        };
+        assert_eq!(inferred(&["{\"x\":2.50}\n{\"x\":0.12345678901234567890}\n{}", "{\"x\":7}\n{\"x\":null}\n"]), "x: decimal(38,20)");
+        assert_eq!(inferred(&["{\"x\":18446744073709551616}"]), "x: decimal(38,0)");
+        assert_eq!(inferred(&["{\"x\":1.5}", "{\"x\":1e-7}"]), "x: float");
+        assert_eq!(inferred(&["{\"x\":1.5}", "{\"x\":\"1.5\"}"]), "x: text");
+        assert_eq!(inferred(&[&format!("{{\"x\":{}.5}}", "1".repeat(38))]), "x: float");
+        assert_eq!(inferred(&["{\"x\":1}", "{\"y\":2}"]), "x: int, y: int");
     }
 
     fn value() -> impl Strategy<Value = String> {
