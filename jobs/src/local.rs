@@ -200,7 +200,7 @@ impl<J: MapReduce> Planned<J> {
             plan.schema = plan.schema.map(|schema| job.columns_read(&schema));
         }
         let sink = sink_spec(&job, &plan, &options)?;
-        let budget = Budget::new(total_bytes, threads, if plan.schema.is_some() { 8 << 20 } else { READER_BYTES }, sink.memory_bytes())?;
+        let budget = Budget::new(total_bytes, threads, reader_bytes(&plan), sink.memory_bytes())?;
         Ok(Self { name: name.to_owned(), job, plan, sink, budget, pool, options, progress, started, planned: Instant::now() })
     }
 
@@ -366,8 +366,10 @@ fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<Si
     Ok(sink)
 }
 
-/// What reading takes on one thread: blocks of 256 to 512 KiB, and their columns.
-const READER_BYTES: usize = 3 << 20;
+/// What reading takes on one thread: blocks of 256 to 512 KiB; for batches their columns too, and those that the job computes from them.
+fn reader_bytes(plan: &Plan) -> usize {
+    if plan.schema.is_some() { 8 << 20 } else { 3 << 20 }
+}
 
 /// A name for this run that no other has.
 fn run_id() -> String {

@@ -21,7 +21,7 @@ fn run_in_all_ways(place: &Place, job: impl Fn(Job) -> Job, program: &str, shard
         let (_, plain) = run(&format!("--threads 1 --memory 64MiB --shard-bytes {shard_bytes}"));
         let expected = plain.parts();
         for threads in [1, 2, 3, 8] {
-            for memory in ["--memory 512MiB", "--memory 96MiB", "--tight-buffers 12288,4096,2", "--tight-buffers 24576,8192,5"] {
+            for memory in ["--memory 512MiB", "--memory 144MiB", "--tight-buffers 12288,4096,2", "--tight-buffers 24576,8192,5"] {
                 let way = format!("--threads {threads} --shard-bytes {shard_bytes} {memory}");
                 let (summary, output) = run(&way);
                 assert!(output.parts() == expected, "{program} gives other parts with {way}");

@@ -42,8 +42,10 @@ fn a_full_disk_for_the_output_is_named_and_cleaned() {
     let Some(disk) = Disk::mount("size=2m") else { return };
     let place = Place::new();
     let input = place.write("text.txt", distinct_words(8 << 20).collect::<String>());
+    let temp = place.path("temp");
+    std::fs::create_dir(&temp).unwrap();
     for format in ["csv", "parquet", "arrow"] {
-        let job = Job::new("word-count", &disk.path().join("out")).input(&input).arg("--temp-dir").arg(place.path("temp"));
+        let job = Job::new("word-count", &disk.path().join("out")).input(&input).arg("--temp-dir").arg(&temp);
         let told = job.with("--partitions 3 --output-format").arg(format).run().failure(1);
         assert!(told.contains("no space left") && told.contains(disk.path().to_str().unwrap()), "{told}");
         assert_eq!(names_in(disk.path()), [""; 0], "{format}");
