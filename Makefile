@@ -3,6 +3,7 @@
 #   make demo    builds two jobs and runs them on samples and on 256 MiB of text
 #   make test    all tests
 #   make check   format, lints, documentation, unused dependencies; changes nothing
+#   make sanitize  the unsafe code under AddressSanitizer; needs a nightly toolchain
 #   make fix     formats, and applies what the lints suggest
 #   make bench   data, jobs and hand-written limits side by side; BENCH='--rounds 9 sort' for some rows, BENCH=--large for 10 GiB
 #   make kernels the inner loops alone, on a few MiB; KERNELS=csv for those with a name
@@ -13,7 +14,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DEMO := $(TARGET)/demo
 RUST_MINOR := 95
 
-.PHONY: setup setup-check demo test check fix bench kernels
+.PHONY: setup setup-check demo test check fix sanitize bench kernels
 
 setup:
 	@command -v cargo >/dev/null && command -v rustc >/dev/null || { \
@@ -65,6 +66,15 @@ check: setup-check
 fix: setup-check
 	cargo fmt --all
 	cargo clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# The code with `unsafe` in it under AddressSanitizer, with memory from the system's allocator instead of pages and mimalloc.
+sanitize: setup
+	@cargo +nightly --version >/dev/null 2>&1 || { \
+	  echo "The sanitizer needs a nightly toolchain. Install one:"; \
+	  echo "  rustup toolchain install nightly --profile minimal"; exit 1; } >&2
+	RUSTFLAGS="-Zsanitizer=address --cfg shardmill_sanitize" PROPTEST_CASES=32 cargo +nightly test --locked \
+	  --config 'profile.dev.debug="line-tables-only"' --target-dir $(TARGET)/sanitize --target $$(rustc -vV | sed -n 's/^host: //p') \
+	  -p shardmill -p shardmill-datasets --lib -- engine:: words:: key:: merge:: format::csv table::split table::masks table::csv
 
 bench: setup
 	cargo build --release --locked --workspace --bins

@@ -183,6 +183,11 @@ impl BlockReader {
         Ok(Some(Block { bytes: &self.buffer[..cut], offset, padded: &self.buffer[..cut + PADDING] }))
     }
 
+    /// Returns the bytes of the block that was handed out last; none at the end of the shard.
+    pub(crate) fn lent(&self) -> &[u8] {
+        &self.buffer[..self.taken]
+    }
+
     /// Finds the shard's first record, given where the shard starts and the state of CSV there.
     fn seek(&mut self, start: u64, csv: CsvState) -> Result<(), ReadError> {
         if let Framing::Fixed(bytes) = self.shard().framing {

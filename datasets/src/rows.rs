@@ -5,7 +5,7 @@
 //! Decimals of Arrow and Parquet files come as text, since `serde` has no word for them; dates and times as well.
 //! Batches of columns are `table`'s; so are the fields of a CSV record and the rows of a Parquet file, which are taken from there.
 
-use crate::block::{BlockReader, Framing, PADDING};
+use crate::block::{Block, BlockReader, Framing};
 use crate::error::ReadError;
 use crate::format::Format;
 use crate::format::csv::{CsvOptions, Dialect};
@@ -59,9 +59,7 @@ pub struct RowReader<T> {
     /// The columns that the type has, if it says so.
     wanted: Option<Vec<String>>,
     blocks: BlockReader,
-    /// The bytes of the current block with their padding: records are handed out one by one, and the reader's own are only
-    /// lent until it is asked again.
-    block: Vec<u8>,
+    /// Where the current block begins in the file.
     block_offset: u64,
     /// The number of the next record.
     record: u64,
@@ -102,7 +100,6 @@ impl<T: DeserializeOwned> RowReader<T> {
             limits,
             wanted: field_names::<T>(),
             blocks: BlockReader::with_limits(BLOCK_BYTES, limits),
-            block: Vec::new(),
             block_offset: 0,
             record: 0,
             source: Source::Nothing,
@@ -117,7 +114,6 @@ impl<T: DeserializeOwned> RowReader<T> {
     /// If the file's format has no columns, a delimited file comes without names, or the piece is not of its format.
     pub fn open(&mut self, file: &InputFile, names: Option<&[String]>, piece: &Piece) -> Result<(), ReadError> {
         (self.source, self.record) = (Source::Nothing, 0);
-        self.block.clear();
         self.source = match file.format {
             Format::Csv | Format::Tsv => {
                 let names = names.expect("the plan knows the columns of a delimited file");
@@ -148,8 +144,8 @@ impl<T: DeserializeOwned> RowReader<T> {
         let (bounds, row) = loop {
             let found = match &mut self.source {
                 Source::Nothing => return Ok(None),
-                Source::Delimited(delimited) => delimited.next(&self.block),
-                Source::JsonLines(lines) => lines.next().map(|line| (line.clone(), json_row(&self.block[line]))),
+                Source::Delimited(delimited) => delimited.next(self.blocks.lent()),
+                Source::JsonLines(lines) => lines.next().map(|line| (line.clone(), json_row(&self.blocks.lent()[line]))),
                 Source::Columns(_, rows) => rows.next().map(|row| (0..0, row)),
             };
             match found {
@@ -161,7 +157,7 @@ impl<T: DeserializeOwned> RowReader<T> {
         let record = self.record;
         self.record += 1;
         let offset = self.block_offset + bounds.start as u64;
-        Ok(Some(RowItem { record, offset, row, raw: &self.block[bounds] }))
+        Ok(Some(RowItem { record, offset, row, raw: &self.blocks.lent()[bounds] }))
     }
 
     /// Gets the next block or batch; false at the end of the shard.
@@ -172,14 +168,11 @@ impl<T: DeserializeOwned> RowReader<T> {
             return Ok(true);
         }
         let Some(block) = self.blocks.next()? else { return Ok(false) };
-        let length = block.bytes.len();
         self.block_offset = block.offset;
-        self.block.clear();
-        self.block.extend_from_slice(&block.padded()[..length + PADDING]);
         match &mut self.source {
-            Source::Delimited(delimited) => delimited.index(&self.block, length),
+            Source::Delimited(delimited) => delimited.index(&block),
             Source::JsonLines(lines) => {
-                let found = json::records(&self.block[..length]).map(|(start, line)| start..start + line.len());
+                let found = json::records(block.bytes).map(|(start, line)| start..start + line.len());
                 *lines = found.collect::<Vec<_>>().into_iter();
             }
             Source::Nothing | Source::Columns(..) => {}
@@ -199,8 +192,8 @@ impl Delimited {
         Self { dialect, width: names.len() as u32, names: ByteRecord::from(names_read), positions, index, records, fields, scratch }
     }
 
-    fn index(&mut self, padded: &[u8], length: usize) {
-        self.index.fill(padded, length, self.dialect);
+    fn index(&mut self, block: &Block<'_>) {
+        self.index.fill(block.padded(), block.bytes.len(), self.dialect);
         self.records = self.index.records().collect::<Vec<_>>().into_iter();
     }
 

@@ -7,7 +7,11 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 
-use mimalloc::MiMalloc;
+#[cfg(not(shardmill_sanitize))]
+use mimalloc::MiMalloc as Inner;
+// A sanitizer sees what goes through its own allocator.
+#[cfg(shardmill_sanitize)]
+use std::alloc::System as Inner;
 
 thread_local! {
     static BALANCE: Cell<isize> = const { Cell::new(0) };
@@ -31,34 +35,34 @@ fn add(bytes: isize) {
     let _ = BALANCE.try_with(|balance| balance.set(balance.get() + bytes));
 }
 
-// SAFETY: every call is passed on to mimalloc as it is; counting allocates nothing.
+// SAFETY: every call is passed on as it is; counting allocates nothing.
 unsafe impl GlobalAlloc for Counted {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size() as isize);
-        // SAFETY: the caller's promise is mimalloc's.
-        unsafe { MiMalloc.alloc(layout) }
+        // SAFETY: the caller's promise is the inner allocator's.
+        unsafe { Inner.alloc(layout) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         add(layout.size() as isize);
-        // SAFETY: the caller's promise is mimalloc's.
-        unsafe { MiMalloc.alloc_zeroed(layout) }
+        // SAFETY: the caller's promise is the inner allocator's.
+        unsafe { Inner.alloc_zeroed(layout) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         add(-(layout.size() as isize));
-        // SAFETY: the caller's promise is mimalloc's.
-        unsafe { MiMalloc.dealloc(pointer, layout) }
+        // SAFETY: the caller's promise is the inner allocator's.
+        unsafe { Inner.dealloc(pointer, layout) }
     }
 
     #[inline]
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         add(bytes as isize - layout.size() as isize);
-        // SAFETY: the caller's promise is mimalloc's.
-        unsafe { MiMalloc.realloc(pointer, layout, bytes) }
+        // SAFETY: the caller's promise is the inner allocator's.
+        unsafe { Inner.realloc(pointer, layout, bytes) }
     }
 }
 

@@ -25,7 +25,7 @@ impl Pages {
     /// Asks the system for `bytes` zeroed bytes, at least one page.
     pub(crate) fn zeroed(bytes: usize) -> io::Result<Self> {
         let bytes = bytes.max(4096).next_multiple_of(4096);
-        #[cfg(not(miri))]
+        #[cfg(not(any(miri, shardmill_sanitize)))]
         {
             // A huge page lies at a multiple of its size: more is asked for, and what lies beside is given back untouched.
             let slack = if bytes >= HUGE { HUGE } else { 0 };
@@ -61,7 +61,7 @@ impl Pages {
             }
             Ok(Self { start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?, bytes })
         }
-        #[cfg(miri)]
+        #[cfg(any(miri, shardmill_sanitize))]
         {
             let layout = std::alloc::Layout::from_size_align(bytes, 4096).map_err(|_| io::ErrorKind::OutOfMemory)?;
             // SAFETY: the layout's size is not zero.
@@ -84,12 +84,12 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        #[cfg(not(miri))]
+        #[cfg(not(any(miri, shardmill_sanitize)))]
         // SAFETY: the mapping was made by `zeroed` with this size, and nobody else unmaps it.
         unsafe {
             libc::munmap(self.start.as_ptr().cast(), self.bytes)
         };
-        #[cfg(miri)]
+        #[cfg(any(miri, shardmill_sanitize))]
         // SAFETY: allocated in `zeroed` with this layout.
         unsafe {
             std::alloc::dealloc(self.start.as_ptr(), std::alloc::Layout::from_size_align_unchecked(self.bytes, 4096))

@@ -93,7 +93,7 @@ pub fn quotient_half_even(dividend: i128, divisor: i128) -> i128 {
     match (2 * rest).cmp(&divisor) {
         Ordering::Less => below,
         Ordering::Greater => below + 1,
-        Ordering::Equal => below + below % 2,
+        Ordering::Equal => below + (below & 1),
     }
 }
 
