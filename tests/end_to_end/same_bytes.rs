@@ -73,7 +73,7 @@ fn aggregate_gives_the_same_bytes_in_all_ways_float_sums_included() {
     let input = place.write("sales.csv", delimited(&sales, ',', 5));
     let mut expected = group_by_city_and_category(&sales);
     expected.sort();
-    let job = |job: Job| GROUP_FLAGS.iter().fold(job.input(&input), |job, flag| job.arg(flag));
+    let job = |job: Job| job.input(&input).args(GROUP_FLAGS);
     let outputs = run_in_all_ways(&place, job, "aggregate", [2_000, 12_000]);
     for output in &outputs {
         let (header, parts) = output.csv_parts();

@@ -8,7 +8,7 @@ use crate::write::{arrow, gzip, parquet, zstd};
 
 fn group(place: &Place, name: &str, flags: &str) -> (Summary, Output) {
     let job = Job::new("aggregate", &place.path("out")).with("--overwrite --partitions 2").with(flags).input(place.path(name));
-    GROUP_FLAGS.iter().fold(job, |job, flag| job.arg(flag)).run().success()
+    job.args(GROUP_FLAGS).run().success()
 }
 
 #[test]

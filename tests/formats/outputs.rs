@@ -113,7 +113,7 @@ fn every_output_format_holds_the_groups_of_the_oracle() {
             let out = place.path(&format!("out-{format}-{compression}"));
             let job = Job::new("aggregate", &out).input(&input).with("--partitions 3 --threads 2");
             let job = job.with(&format!("--output-format {format} --output-compression {compression}"));
-            let (summary, output) = GROUP_FLAGS.iter().fold(job, |job, flag| job.arg(flag)).run().success();
+            let (summary, output) = job.args(GROUP_FLAGS).run().success();
             let (header, rows) = table_of(&output);
             assert_eq!(header, HEADER);
             assert_eq!(summary.output_records, rows.len() as u64);

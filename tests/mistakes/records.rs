@@ -94,6 +94,21 @@ fn a_value_that_is_not_of_its_columns_type_is_a_bad_record_that_names_the_schema
 }
 
 #[test]
+fn a_number_with_more_digits_than_its_column_is_a_bad_record_in_every_text_format() {
+    let place = Place::new();
+    for (name, content) in [("n.csv", "key,n\na,1.505\na,2.25\n"), ("n.jsonl", "{\"key\":\"a\",\"n\":1.505}\n{\"key\":\"a\",\"n\":2.25}\n")] {
+        let input = place.write(name, content);
+        let job = || Job::new("aggregate", &place.path("out")).input(&input).with("--group-by key --overwrite");
+        let job = || job().args(["--aggregate", "sum(n) as n", "--schema", "n: decimal(10,2)"]);
+        let told = job().run().failure(1);
+        assert!(told.contains(name) && told.contains("1.505") && told.contains("--schema"), "{told}");
+        let (summary, output) = job().with("--max-bad-records 1").run().success();
+        assert_eq!((summary.bad_records, output.text()), (1, "key,n\na,2.25\n".to_owned()));
+        std::fs::remove_dir_all(&output.path).unwrap();
+    }
+}
+
+#[test]
 fn a_ragged_row_is_a_bad_record() {
     let place = Place::new();
     let input = place.write("sales.csv", "city,n\nFaro,1\nEssen\nFaro,2,3\nFaro,4\n");

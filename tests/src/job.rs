@@ -54,6 +54,11 @@ impl Job {
         self
     }
 
+    /// Adds arguments, whatever is in them.
+    pub fn args<'a>(self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        arguments.into_iter().fold(self, Self::arg)
+    }
+
     /// Runs it in this directory.
     pub fn in_directory(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
