@@ -500,19 +500,25 @@ impl Plan {
                 let piece = Piece::Groups { first: first + skipped.min(count - 1), count: 1 };
                 Shard { piece, bytes: (shard.bytes / u64::from(count)).max(1), ..*shard }
             }
+            // Where any byte may be the first, so may the sample's.
+            Piece::Bytes { start, end, .. } if !matches!(self.framing(shard.file), Some(Framing::Csv { quotes: true, .. })) => {
+                let from = start + inside;
+                let to = end.min(from + SAMPLE_BYTES);
+                Shard { piece: Piece::Bytes { start: from, end: to, csv: CsvState::default() }, bytes: to - from, ..*shard }
+            }
             Piece::Bytes { start, end, .. } => {
                 let from = self.grid.chunk_start(start + inside).max(start);
                 let to = self.grid.chunk_end(start + inside).min(end);
                 // Only between chunks is it known what a byte of CSV means, unless its chunks were never surveyed.
-                let part = match file.states.is_empty() && matches!(self.framing(shard.file), Some(Framing::Csv { quotes: true, .. })) {
-                    true => (start, end),
-                    false => (from, to),
-                };
+                let part = if file.states.is_empty() { (start, end) } else { (from, to) };
                 Shard { piece: file.bytes(part.0, part.1, self.grid), bytes: part.1 - part.0, ..*shard }
             }
         }
     }
 }
+
+/// How much of a file is looked at for a sample where that may begin anywhere.
+const SAMPLE_BYTES: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -97,6 +97,8 @@ pub struct Run {
     layout: Layout,
     /// The largest block, header included: what a reader's buffer must hold.
     largest_block: usize,
+    /// The largest record that stands in several blocks; zero if there is none.
+    largest_record: usize,
     segments: Arc<[Segment]>,
 }
 
@@ -111,15 +113,22 @@ impl Run {
         self.segments.iter().map(|segment| segment.stored_bytes).sum()
     }
 
-    /// Bytes that a reader of this run must buffer at least.
-    pub fn largest_block(&self) -> usize {
-        self.largest_block
+    /// Memory that a reader of this run needs at least: for a block, and for a record that stands in several.
+    pub fn reader_bytes(&self) -> usize {
+        self.largest_block + self.largest_record
     }
 
     /// Attaches to a sealed run that is described by `segments`, as a reader on another machine or after a restart does.
     pub fn open(path: &Path, layout: Layout, segments: Vec<Segment>) -> Result<Self, RunError> {
         let file = File::open(path).map_err(|source| RunError::Read { path: path.into(), offset: 0, source })?;
-        Ok(Self { file: Arc::new(file), path: path.into(), layout, largest_block: BLOCK_BYTES + HEADER_BYTES, segments: segments.into() })
+        Ok(Self {
+            file: Arc::new(file),
+            path: path.into(),
+            layout,
+            largest_block: BLOCK_BYTES + HEADER_BYTES,
+            largest_record: 0,
+            segments: segments.into(),
+        })
     }
 
     /// Reads the records of `partition`, in order. The reader's buffer takes `buffer_bytes`, or what one block needs if that is more.
@@ -160,6 +169,7 @@ pub struct RunWriter {
     /// File offset of `buffer[0]`.
     written: u64,
     largest_block: usize,
+    largest_record: usize,
     digest: blake3::Hasher,
     open: Segment,
     segments: Vec<Segment>,
@@ -183,6 +193,7 @@ impl RunWriter {
             block_start: 0,
             written: 0,
             largest_block: 0,
+            largest_record: 0,
             digest: blake3::Hasher::new(),
             open: Segment::default(),
             segments: Vec::new(),
@@ -229,6 +240,7 @@ impl RunWriter {
         if self.layout.sequenced {
             head.extend_from_slice(&sequence.to_le_bytes());
         }
+        self.largest_record = self.largest_record.max(head.len() + value.len());
         for mut rest in [&head[..], value] {
             self.open.content_bytes += rest.len() as u64;
             while !rest.is_empty() {
@@ -269,6 +281,7 @@ impl RunWriter {
             path: Arc::clone(&self.path),
             layout: self.layout,
             largest_block: self.largest_block,
+            largest_record: self.largest_record,
             segments,
         })
     }

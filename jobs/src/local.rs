@@ -329,7 +329,7 @@ fn refused(error: Box<dyn std::error::Error + Send + Sync>) -> RunError {
     RunError::Bind(error.to_string())
 }
 
-/// Refuses an output that is, holds, or lies in what is read: it would be replaced, or be read by the next run.
+/// Refuses an output that is or holds what is read: it would be replaced.
 fn refuse_overlap(plan: &Plan, output: &Path) -> Result<(), RunError> {
     let Ok(output) = output.canonicalize() else { return Ok(()) };
     let inside = |file: &Path| file.canonicalize().is_ok_and(|file| file.starts_with(&output));

@@ -96,7 +96,8 @@ fn a_value_that_is_not_of_its_columns_type_is_a_bad_record_that_names_the_schema
 #[test]
 fn a_number_with_more_digits_than_its_column_is_a_bad_record_in_every_text_format() {
     let place = Place::new();
-    for (name, content) in [("n.csv", "key,n\na,1.505\na,2.25\n"), ("n.jsonl", "{\"key\":\"a\",\"n\":1.505}\n{\"key\":\"a\",\"n\":2.25}\n")] {
+    for (name, content) in [("n.csv", "key,n\na,1.505\na,2.25\n"), ("n.jsonl", "{\"key\":\"a\",\"n\":1.505}\n{\"key\":\"a\",\"n\":2.25}\n")]
+    {
         let input = place.write(name, content);
         let job = || Job::new("aggregate", &place.path("out")).input(&input).with("--group-by key --overwrite");
         let job = || job().args(["--aggregate", "sum(n) as n", "--schema", "n: decimal(10,2)"]);

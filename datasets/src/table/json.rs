@@ -13,7 +13,7 @@ use super::csv::Decoded;
 use super::number;
 use super::schema::type_name;
 use crate::block::lines;
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
+use arrow::array::{ArrayRef, AsArray, Decimal128Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;

@@ -31,6 +31,11 @@ impl Arena {
         Self { chunks: Vec::new(), current: 0, filled: 0, chunk_bytes: chunk_bytes.min(1 << OFFSET_BITS), held_bytes: 0 }
     }
 
+    /// The size of its chunks.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
     /// Memory that the arena holds.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes
@@ -39,21 +44,27 @@ impl Arena {
     /// Whether an entry of `bytes` goes in without asking the system for memory; if not, how much would be asked for.
     #[inline(always)]
     pub(crate) fn growth_for(&self, bytes: usize) -> usize {
+        let is_kept = || self.chunks.get(self.current + 1).is_some_and(|chunk| chunk.bytes() >= bytes);
+        if self.fits(bytes) || is_kept() { 0 } else { bytes.max(self.chunk_bytes) }
+    }
+
+    /// Whether an entry of `bytes` goes into the chunk that is being filled.
+    #[inline(always)]
+    fn fits(&self, bytes: usize) -> bool {
         let addressable = self.filled < 1 << OFFSET_BITS;
-        let fits = addressable && self.chunks.get(self.current).is_some_and(|chunk| chunk.bytes() - self.filled >= bytes);
-        if fits { 0 } else { bytes.max(self.chunk_bytes) }
+        addressable && self.chunks.get(self.current).is_some_and(|chunk| chunk.bytes() - self.filled >= bytes)
     }
 
     /// Room for `bytes` bytes, to be filled in by the caller.
     #[inline(always)]
     pub(crate) fn claim(&mut self, bytes: usize) -> io::Result<(Address, &mut [u8])> {
-        if self.growth_for(bytes) > 0 {
+        if !self.fits(bytes) {
             self.next_chunk(bytes)?;
         }
         let start = self.filled;
         self.filled += bytes;
         let address = Address((self.current as u64) << OFFSET_BITS | start as u64);
-        // SAFETY: `growth_for` found, or `next_chunk` made, a chunk with this much room behind `start`; the range was never given
+        // SAFETY: `fits` found, or `next_chunk` made, a chunk with this much room behind `start`; the range was never given
         // out before (`filled` only grows until `clear`), and `&mut self` keeps everyone else away while it is borrowed.
         let room = unsafe { std::slice::from_raw_parts_mut(self.chunks[self.current].start().add(start), bytes) };
         Ok((address, room))

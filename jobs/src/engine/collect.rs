@@ -14,6 +14,7 @@ use super::buffer::SortBuffer;
 use super::hash::{hash, partition_of};
 use super::table::{Room, Table};
 use super::{Progress, Settings};
+use crate::catch::catch;
 use crate::combine::Combine;
 use crate::fault::Fault;
 use crate::heap;
@@ -53,11 +54,9 @@ impl Partitioner {
             Self::Hash { partitions } => partition_of(hash(key), *partitions),
             Self::Range { cuts, prefixes, .. } => {
                 let head = prefix(key);
-                let mut place = prefixes.partition_point(|cut| *cut < head);
-                while place < cuts.len() && prefixes[place] == head && cuts[place].as_slice() <= key {
-                    place += 1;
-                }
-                place as u32
+                let from = prefixes.partition_point(|cut| *cut < head);
+                let to = from + prefixes[from..].partition_point(|cut| *cut == head);
+                (from + cuts[from..to].partition_point(|cut| cut.as_slice() <= key)) as u32
             }
         }
     }
@@ -77,7 +76,27 @@ pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 /// The pairs of one record, held until its `map` returns.
 struct Held<V> {
     keys: Vec<u8>,
-    pairs: Vec<(usize, V)>,
+    /// Encoded values, where they are not folded.
+    values: Vec<u8>,
+    /// Where each pair's key and value end.
+    ends: Vec<(usize, usize)>,
+    /// Values that will be folded.
+    folded: Vec<V>,
+}
+
+impl<V> Default for Held<V> {
+    fn default() -> Self {
+        Self { keys: Vec::new(), values: Vec::new(), ends: Vec::new(), folded: Vec::new() }
+    }
+}
+
+impl<V> Held<V> {
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.values.clear();
+        self.ends.clear();
+        self.folded.clear();
+    }
 }
 
 /// The pairs and counters of one thread.
@@ -165,7 +184,7 @@ impl<J: MapReduce> Collector<J> {
     }
 
     fn with_store(store: Store<J>, partitioner: Partitioner, spills: Spills, settings: &Settings) -> Self {
-        let held = settings.holds_records().then(|| Held { keys: Vec::new(), pairs: Vec::new() });
+        let held = settings.holds_records().then(Held::default);
         Self {
             store,
             partitioner,
@@ -185,51 +204,63 @@ impl<J: MapReduce> Collector<J> {
 
     /// Begins a shard: from here on pairs are numbered from its start.
     pub(crate) fn begin_shard(&mut self, shard: u32) {
-        self.sequence = u64::from(shard) << 40;
+        // What is emitted before the first shard comes before it.
+        self.sequence = (u64::from(shard) + 1) << 40;
     }
 
     #[inline(always)]
     pub(crate) fn emit(&mut self, key: KeyRef<'_, J>, value: ValueRef<'_, J>, readable: (*const u8, *const u8)) {
+        if !J::Combine::COMBINES {
+            return self.emit_kept(key, value);
+        }
         let bytes = J::Key::bytes(key, &mut self.key_scratch);
         if bytes.len() > KEY_BYTES {
             let cause = format!("a key has {} bytes, the limit is {KEY_BYTES}", bytes.len());
             self.fail_record(cause);
         } else if let Some(held) = &mut self.held {
             held.keys.extend_from_slice(bytes);
-            held.pairs.push((held.keys.len(), J::Value::own(value)));
-        } else if J::Combine::COMBINES {
-            if combine(&mut self.store, bytes, J::Value::own(value), readable) == Room::Full {
-                self.spill_or_fail();
-            }
-        } else {
-            let mut scratch = std::mem::take(&mut self.key_scratch);
-            let mut value_scratch = std::mem::take(&mut self.value_scratch);
-            self.keep(J::Key::bytes(key, &mut scratch), J::Value::bytes(value, &mut value_scratch));
-            (self.key_scratch, self.value_scratch) = (scratch, value_scratch);
+            held.ends.push((held.keys.len(), 0));
+            held.folded.push(J::Value::own(value));
+        } else if combine(&mut self.store, bytes, J::Value::own(value), readable) == Room::Full {
+            self.spill_or_fail();
         }
     }
 
+    /// Emits a pair that is not folded.
     #[inline(always)]
-    fn keep(&mut self, key: &[u8], bytes: &[u8]) {
-        if bytes.len() > VALUE_BYTES {
-            self.fail_record(format!("a value has {} bytes, the limit is {VALUE_BYTES}", bytes.len()));
+    fn emit_kept(&mut self, key: KeyRef<'_, J>, value: ValueRef<'_, J>) {
+        let (mut key_scratch, mut value_scratch) = (std::mem::take(&mut self.key_scratch), std::mem::take(&mut self.value_scratch));
+        let (key, value) = (J::Key::bytes(key, &mut key_scratch), J::Value::bytes(value, &mut value_scratch));
+        if key.len() > KEY_BYTES {
+            self.fail_record(format!("a key has {} bytes, the limit is {KEY_BYTES}", key.len()));
+        } else if value.len() > VALUE_BYTES {
+            self.fail_record(format!("a value has {} bytes, the limit is {VALUE_BYTES}", value.len()));
+        } else if let Some(held) = &mut self.held {
+            held.keys.extend_from_slice(key);
+            held.values.extend_from_slice(value);
+            held.ends.push((held.keys.len(), held.values.len()));
         } else {
-            let partition = self.partitioner.partition(key);
-            let is_full = |store: &Store<J>| matches!(store, Store::Buffer(buffer) if buffer.is_full_for(key, bytes.len()));
-            if is_full(&self.store) {
-                self.spill_or_fail();
-            }
-            match &mut self.store {
-                Store::Buffer(buffer) => {
-                    if let Err(error) = buffer.push(partition, key, self.sequence, bytes) {
-                        self.fail(out_of_memory(&error));
-                    }
-                }
-                Store::Pairs(pairs) => pairs.push((key.to_vec(), bytes.to_vec())),
-                Store::Table(_) => unreachable!("a table belongs to a combiner"),
-            }
-            self.sequence += 1;
+            self.keep(key, value);
         }
+        (self.key_scratch, self.value_scratch) = (key_scratch, value_scratch);
+    }
+
+    #[inline(always)]
+    fn keep(&mut self, key: &[u8], value: &[u8]) {
+        if matches!(&self.store, Store::Buffer(buffer) if buffer.is_full_for(key, value.len())) {
+            self.spill_or_fail();
+        }
+        let partition = self.partitioner.partition(key);
+        match &mut self.store {
+            Store::Buffer(buffer) => {
+                if let Err(error) = buffer.push(partition, key, self.sequence, value) {
+                    self.fail(out_of_memory(&error));
+                }
+            }
+            Store::Pairs(pairs) => pairs.push((key.to_vec(), value.to_vec())),
+            Store::Table(_) => unreachable!("a table belongs to a combiner"),
+        }
+        self.sequence += 1;
     }
 
     /// Counts for the record at hand.
@@ -273,25 +304,22 @@ impl<J: MapReduce> Collector<J> {
     }
 
     fn accept_held(&mut self) {
-        let Some(mut held) = self.held.take() else { return };
-        let mut start = 0;
-        let nothing = (std::ptr::null(), std::ptr::null());
-        for (end, value) in held.pairs.drain(..) {
-            let key = &held.keys[start..end];
-            if J::Combine::COMBINES {
-                if combine(&mut self.store, key, value, nothing) == Room::Full {
-                    self.spill_or_fail();
-                }
-            } else {
-                let mut bytes = std::mem::take(&mut self.value_scratch);
-                bytes.clear();
-                value.encode(&mut bytes);
-                self.keep(key, &bytes);
-                self.value_scratch = bytes;
+        let mut held = self.held.replace(Held::default()).unwrap_or_default();
+        let (mut key_start, mut value_start) = (0, 0);
+        let mut folded = held.folded.drain(..);
+        for &(key_end, value_end) in &held.ends {
+            let key = &held.keys[key_start..key_end];
+            if !J::Combine::COMBINES {
+                self.keep(key, &held.values[value_start..value_end]);
+            } else if let Some(value) = folded.next()
+                && combine(&mut self.store, key, value, (std::ptr::null(), std::ptr::null())) == Room::Full
+            {
+                self.spill_or_fail();
             }
-            start = end;
+            (key_start, value_start) = (key_end, value_end);
         }
-        held.keys.clear();
+        drop(folded);
+        held.clear();
         self.held = Some(held);
     }
 
@@ -299,8 +327,7 @@ impl<J: MapReduce> Collector<J> {
     pub(crate) fn drop_record(&mut self) {
         self.pending_counts.clear();
         if let Some(held) = &mut self.held {
-            held.keys.clear();
-            held.pairs.clear();
+            held.clear();
         }
     }
 
@@ -317,8 +344,11 @@ impl<J: MapReduce> Collector<J> {
     #[cold]
     #[inline(never)]
     fn spill_or_fail(&mut self) {
-        if let Err(fault) = self.spill() {
-            self.fail(fault);
+        // Encoding a value may panic; that is no fault of the record at hand.
+        match catch(|| self.spill()) {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => self.fail(fault),
+            Err(panic) => self.fail(Fault::Panicked { phase: "encoding a value", cause: panic.message }),
         }
     }
 
@@ -331,6 +361,8 @@ impl<J: MapReduce> Collector<J> {
                 let value_bytes = &mut self.value_scratch;
                 let mut entries = Vec::new();
                 table.give_values_up();
+                let table = Taking(table);
+                let table = &*table.0;
                 let mut write = |writer: &mut RunWriter, key: &[u8], value: J::Value| {
                     value_bytes.clear();
                     value.encode(value_bytes);
@@ -363,8 +395,6 @@ impl<J: MapReduce> Collector<J> {
                         }
                     }
                 }
-                table.clear_taken();
-                self.heap_base = heap::balance();
             }
             Store::Buffer(buffer) => {
                 let writer = self.spills.writer()?;
@@ -387,6 +417,7 @@ impl<J: MapReduce> Collector<J> {
             }
             Store::Pairs(_) => return Ok(()),
         }
+        self.heap_base = heap::balance();
         self.spills.end_run()
     }
 
@@ -430,6 +461,15 @@ impl<J: MapReduce> Collector<J> {
     /// What was collected: the rest in memory, and the runs on disk.
     pub(crate) fn into_parts(self) -> (Store<J>, Vec<Run>) {
         (self.store, self.spills.runs)
+    }
+}
+
+/// A table whose values are being taken: it is cleared in the end, whatever that is, so that none is taken or dropped twice.
+struct Taking<'a, V, C: Combine<V>>(&'a mut Table<V, C>);
+
+impl<V, C: Combine<V>> Drop for Taking<'_, V, C> {
+    fn drop(&mut self) {
+        self.0.clear_taken();
     }
 }
 

@@ -137,6 +137,9 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
                         return Err(Stop::Collector);
                     }
                     emitter.accept_record();
+                    if emitter.has_failed() {
+                        return Err(Stop::Collector);
+                    }
                     number.set(number.get() + 1);
                     if limit != u64::MAX && first_record + number.get() >= limit {
                         break;
@@ -170,7 +173,7 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
                 return Err(Stop::Collector);
             }
             emitter.accept_record();
-            Ok(())
+            if emitter.has_failed() { Err(Stop::Collector) } else { Ok(()) }
         });
         match self.bad_record(outcome)? {
             Some(cause) => self.set_aside(file, place.0, place.1, raw, cause),
@@ -180,22 +183,20 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
 
     /// What is wrong with the record at which the loop stopped, if it is the record that is wrong.
     fn bad_record(&mut self, outcome: Result<Result<(), Stop>, Panic>) -> Result<Option<String>, Fault> {
-        let cause = match outcome {
-            Ok(Ok(())) => match self.collector.failure.take() {
-                None => return Ok(None),
-                Some(Failure::Record(cause)) => cause,
-                Some(Failure::Fault(fault)) => return Err(fault),
-            },
-            Ok(Err(Stop::Record(cause))) => cause,
-            Ok(Err(Stop::Collector)) => match self.collector.failure.take() {
-                Some(Failure::Fault(fault)) => return Err(fault),
-                Some(Failure::Record(cause)) => cause,
-                None => unreachable!("the loop stops for a failure that is there"),
-            },
-            Err(panic) if panic.in_combine => return Err(Fault::Panicked { phase: "combine", cause: panic.message }),
-            Err(panic) => panic.message,
+        // A fault of the engine outweighs whatever is wrong with the record.
+        let failure = match self.collector.failure.take() {
+            Some(Failure::Fault(fault)) => return Err(fault),
+            Some(Failure::Record(cause)) => Some(cause),
+            None => None,
         };
-        self.collector.failure = None;
+        let cause = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(Stop::Record(cause))) => Some(cause),
+            Ok(Err(Stop::Collector)) => failure,
+            Err(panic) if panic.in_combine => return Err(Fault::Panicked { phase: "combine", cause: panic.message }),
+            Err(panic) => Some(panic.message),
+        };
+        let Some(cause) = cause else { return Ok(None) };
         self.collector.drop_record();
         Ok(Some(cause))
     }
@@ -316,6 +317,7 @@ pub(crate) fn list_pairs<J: MapReduce>(
     settings: &Settings,
     pool: &ThreadPool,
 ) -> Result<Vec<Pair>, Fault> {
+    call_hook("start", || job.start())?;
     let next = AtomicU32::new(0);
     let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
     let results: Vec<Result<Vec<Pair>, Fault>> = pool.broadcast(|thread| {
@@ -337,5 +339,6 @@ pub(crate) fn list_pairs<J: MapReduce>(
     for result in results {
         pairs.append(&mut result?);
     }
+    call_hook("finish", || job.finish())?;
     Ok(pairs)
 }

@@ -1,5 +1,6 @@
 //! Reducing: the groups of each partition go through `reduce`, and what it writes becomes a part.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
@@ -62,6 +63,8 @@ use crate::value::Value;
 pub struct Values<'a, J: MapReduce> {
     from: From<'a, J>,
     lent: Option<J::Value>,
+    /// Read faults are kept by thread, so the values stay on theirs.
+    _here: PhantomData<*const ()>,
 }
 
 enum From<'a, J: MapReduce> {
@@ -78,19 +81,19 @@ thread_local! {
 
 impl<'a, J: MapReduce> Values<'a, J> {
     pub(crate) fn one(value: J::Value) -> Self {
-        Self { from: From::One(Some(value)), lent: None }
+        Self { from: From::One(Some(value)), lent: None, _here: PhantomData }
     }
 
     pub(crate) fn sorted(partition: &'a SortedPartition<'a>, left: Range<usize>) -> Self {
-        Self { from: From::Sorted { partition, left }, lent: None }
+        Self { from: From::Sorted { partition, left }, lent: None, _here: PhantomData }
     }
 
     pub(crate) fn merging(groups: &'a mut Groups, key: &'a [u8]) -> Self {
-        Self { from: From::Merging { groups, key }, lent: None }
+        Self { from: From::Merging { groups, key }, lent: None, _here: PhantomData }
     }
 
     pub(crate) fn listed(values: &'a [&'a [u8]]) -> Self {
-        Self { from: From::Listed(values.iter()), lent: None }
+        Self { from: From::Listed(values.iter()), lent: None, _here: PhantomData }
     }
 
     /// The next value, borrowed where its type allows: `&[u8]` for [`Blob`](crate::Blob), `&str` for [`Text`](crate::Text).

@@ -11,10 +11,13 @@ use super::map::list_pairs;
 use crate::fault::Fault;
 use crate::job::MapReduce;
 
-/// Positions at which the input is sampled, for each partition.
+/// Positions at which the input is sampled, for each partition. There may be fewer: quoted CSV can be entered only where the
+/// survey has been, row groups only at their start.
 const POSITIONS: usize = 128;
-/// Records taken at each position.
-const RECORDS: u64 = 16;
+/// Records sampled for each partition, spread over the positions.
+const RECORDS: usize = 1024;
+/// The most records sampled for all partitions together.
+const MOST_RECORDS: usize = 1 << 20;
 
 /// Chooses up to `plan.partitions - 1` cuts such that the sampled keys fall evenly between them.
 ///
@@ -24,8 +27,10 @@ pub(crate) fn range_cuts<J: MapReduce>(job: &J, plan: &Plan, settings: &Settings
     if partitions <= 1 {
         return Ok(Vec::new());
     }
-    let positions = (partitions * POSITIONS).min(1 << 20);
-    let pairs = list_pairs(job, plan, &plan.sample_pieces(positions), RECORDS, settings, pool)?;
+    let records = (partitions * RECORDS).min(MOST_RECORDS);
+    let pieces = plan.sample_pieces((partitions * POSITIONS).min(records));
+    let records_each = records.div_ceil(pieces.len().max(1));
+    let pairs = list_pairs(job, plan, &pieces, records_each as u64, settings, pool)?;
     let mut keys: Vec<_> = pairs.into_iter().map(|(key, _)| key).collect();
     keys.sort_unstable();
     Ok(quantiles(keys, partitions))

@@ -18,6 +18,7 @@ use super::buffer::{SortBuffer, SortedPartition};
 use super::collect::{Collector, Pair, Partitioner, Store, out_of_memory};
 use super::table::{Entry, Table};
 use super::{Settings, Values};
+use crate::catch::catch;
 use crate::combine::Combine;
 use crate::fault::Fault;
 use crate::job::MapReduce;
@@ -69,8 +70,11 @@ impl<J: MapReduce> Sources<J> {
             divided?;
         }
         if has_spilled || needed_bytes(&collectors, partitions, settings.threads) > settings.total_bytes {
-            let spilled: Result<(), Fault> = pool.install(|| collectors.par_iter_mut().try_for_each(Collector::spill_rest));
-            spilled?;
+            let spill = |collector: &mut Collector<J>| {
+                let spilled = catch(|| collector.spill_rest());
+                spilled.unwrap_or_else(|panic| Err(Fault::Panicked { phase: "encoding a value", cause: panic.message }))
+            };
+            pool.install(|| collectors.par_iter_mut().try_for_each(spill))?;
             return Ok(Self::Runs(collectors.into_iter().flat_map(|collector| collector.into_parts().1).collect()));
         }
         let (mut tables, mut buffers) = (Vec::new(), Vec::new());
@@ -92,12 +96,13 @@ impl<J: MapReduce> Sources<J> {
 
 /// Memory that holding and reading everything in memory takes.
 fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, threads: usize) -> usize {
-    let (mut held, mut keys, mut tables, mut largest) = (0, 0, 0, vec![0; partitions as usize]);
+    let (mut held, mut keys, mut long_keys, mut tables, mut largest) = (0, 0, 0, 0, vec![0; partitions as usize]);
     for collector in collectors {
         held += collector.collected_bytes;
         match &collector.store {
             Store::Table(table) => {
                 keys += table.used();
+                long_keys += table.long_key_bytes();
                 tables += usize::from(table.used() > 0);
             }
             Store::Buffer(buffer) => {
@@ -108,7 +113,12 @@ fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, thre
     }
     // Hashed keys spread evenly, give or take; a quarter more is never reached by more than a few.
     let keys_each = keys / partitions as usize;
-    let merged = if tables > 1 { Table::<J::Value, J::Combine>::bytes_for(keys_each + keys_each / 4 + 64) } else { keys_each * 16 };
+    let long_keys_each = long_keys / partitions as usize;
+    let merged = if tables > 1 {
+        Table::<J::Value, J::Combine>::bytes_for(keys_each + keys_each / 4 + 64) + long_keys_each + long_keys_each / 4
+    } else {
+        keys_each * 16
+    };
     let sorted = SortedPartition::bytes_for(largest.into_iter().max().unwrap_or(0));
     held + threads.min(partitions as usize) * (merged + sorted)
 }
@@ -138,7 +148,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                     let mut merged = match self.merged.take() {
                         Some(merged) => merged,
                         None => {
-                            let most = tables.iter().map(Table::used).max().unwrap_or(0) / self.partitions as usize;
+                            let most = tables.iter().map(Table::used).sum::<usize>() / self.partitions as usize;
                             let merged =
                                 Table::new(self.job.combiner(), most + most / 8, usize::MAX).map_err(|error| out_of_memory(&error))?;
                             merged.for_one_partition(self.partitions)
@@ -206,7 +216,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
         let mut passes = 1;
         let mut files: Vec<PathBuf> = Vec::new();
         loop {
-            let largest = segments.iter().map(|(run, _)| run.largest_block()).max().unwrap_or(1);
+            let largest = segments.iter().map(|(run, _)| run.reader_bytes()).max().unwrap_or(1);
             let fan_in = (self.settings.merge_bytes / largest).clamp(2, self.settings.fan_in.max(2));
             if segments.len() <= fan_in {
                 break;
@@ -230,9 +240,9 @@ impl<'a, J: MapReduce> Reader<'a, J> {
             } else {
                 let key = std::mem::take(&mut groups.key);
                 let result = each(&key, Values::merging(&mut groups, &key));
+                result?;
                 groups.finish_group(&key)?;
                 groups.key = key;
-                result?;
             }
             if self.settings.progress.is_interrupted() {
                 return Err(Fault::Interrupted);

@@ -132,6 +132,11 @@ impl<V, C: Combine<V>> Table<V, C> {
         self.pages.bytes() + self.arena.held_bytes() + self.staged.capacity()
     }
 
+    /// Memory that long keys take.
+    pub(crate) fn long_key_bytes(&self) -> usize {
+        self.arena.held_bytes()
+    }
+
     /// Number of keys, those in the ring aside.
     pub(crate) fn used(&self) -> usize {
         self.used
@@ -158,6 +163,7 @@ impl<V, C: Combine<V>> Table<V, C> {
         }
         let start = key.as_ptr();
         let (low, high) = if start >= readable.0 && start < readable.1 {
+            let start = readable.0.wrapping_add(start.addr() - readable.0.addr());
             // SAFETY: the caller's block is readable for 16 bytes from every address in this range.
             unsafe { load_words_padded(start, key.len()) }
         } else {
@@ -288,7 +294,8 @@ impl<V, C: Combine<V>> Table<V, C> {
         // While it is small, a table grows fourfold. Old and new stand side by side for a moment, and the limit covers both.
         let rest = self.held_bytes() + self.used * size_of::<Entry>();
         let factor = if bytes(self.slots * 4) <= SMALL_BYTES { 4 } else { 2 };
-        if bytes(self.slots * factor) + rest <= self.limit_bytes {
+        // Entries are numbered with 32 bits.
+        if self.slots < 1 << 31 && bytes(self.slots * factor) + rest <= self.limit_bytes {
             self.grow(self.slots * factor);
             return Room::Left;
         }
@@ -317,7 +324,7 @@ impl<V, C: Combine<V>> Table<V, C> {
                 // reach the end needs `OVERRUN` keys with the same hash, which is answered by growing again.
                 while unsafe { (*self.slot(index)).meta } != 0 {
                     index += 1;
-                    assert!(index + 1 < self.slots + OVERRUN, "more than {OVERRUN} keys share one hash");
+                    combining(|| assert!(index + 1 < self.slots + OVERRUN, "more than {OVERRUN} keys share one hash"));
                 }
                 // SAFETY: see `slot`.
                 unsafe { self.slot(index).write(entry) };
@@ -436,7 +443,8 @@ impl<V, C: Combine<V>> Table<V, C> {
         unsafe { self.pages.start().write_bytes(0, (self.slots + OVERRUN) * size_of::<Slot<V>>()) };
         self.used = 0;
         self.grow_at = Self::crowded(self.slots);
-        self.arena.clear();
+        // Given back: what long keys took may be slots' next.
+        self.arena = Arena::new(self.arena.chunk_bytes());
         self.taken = false;
     }
 }
@@ -499,7 +507,7 @@ pub(crate) fn prefetch<T>(address: *const T) {
 /// The system gives no more memory although the budget allows it: like a failed `Vec` allocation, this ends the process.
 #[cold]
 fn out_of_memory(error: &io::Error) -> ! {
-    panic!("the system refuses memory for a combine table: {error}");
+    combining(|| panic!("the system refuses memory for a combine table: {error}"))
 }
 
 #[cfg(test)]
