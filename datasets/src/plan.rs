@@ -482,7 +482,8 @@ impl Plan {
                 shard = shards.next();
             }
             let Some(shard) = shard else { break };
-            let sample = self.part_of(shard, target - before);
+            // Half of a stretch, so that no two samples share a record.
+            let sample = self.part_of(shard, target - before, total / (2 * count as u64));
             if samples.last() != Some(&sample) {
                 samples.push(sample);
             }
@@ -490,8 +491,8 @@ impl Plan {
         samples
     }
 
-    /// The smallest piece of a shard around the byte `inside` of its weight.
-    fn part_of(&self, shard: &Shard, inside: u64) -> Shard {
+    /// The smallest piece of a shard at the byte `inside` of its weight; of `most` bytes where that can be chosen.
+    fn part_of(&self, shard: &Shard, inside: u64, most: u64) -> Shard {
         let file = &self.files[shard.file as usize];
         match shard.piece {
             Piece::Whole { .. } => *shard,
@@ -503,7 +504,7 @@ impl Plan {
             // Where any byte may be the first, so may the sample's.
             Piece::Bytes { start, end, .. } if !matches!(self.framing(shard.file), Some(Framing::Csv { quotes: true, .. })) => {
                 let from = start + inside;
-                let to = end.min(from + SAMPLE_BYTES);
+                let to = end.min(from + most.clamp(1, SAMPLE_BYTES));
                 Shard { piece: Piece::Bytes { start: from, end: to, csv: CsvState::default() }, bytes: to - from, ..*shard }
             }
             Piece::Bytes { start, end, .. } => {
