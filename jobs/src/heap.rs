@@ -23,6 +23,17 @@ pub(crate) fn balance() -> isize {
     BALANCE.get()
 }
 
+/// Makes freed memory go back to the system at once, as a budget demands: by default it is kept for a while, in case.
+pub(crate) fn give_back_at_once() {
+    #[cfg(not(shardmill_sanitize))]
+    {
+        /// `mi_option_purge_delay`, which the bindings have no name for: the same in versions 2 and 3 of the C header.
+        const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+        // SAFETY: setting an option has no precondition; the allocator reads it when it next frees a page.
+        unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
+    }
+}
+
 /// Mimalloc, counted.
 struct Counted;
 

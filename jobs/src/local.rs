@@ -162,6 +162,7 @@ impl<J: MapReduce> Planned<J> {
     /// Lists the inputs, surveys them, makes the plan and checks everything that can be checked before work begins.
     pub(crate) fn new(name: &str, mut job: J, options: Options, progress: Arc<Progress>) -> Result<Self, RunError> {
         let started = Instant::now();
+        crate::heap::give_back_at_once();
         let threads = options.threads;
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("engine-{index}"));
         let pool = builder.build().map_err(|source| RunError::Threads { threads, source })?;
