@@ -24,7 +24,7 @@ proptest! {
         // Some numbers are written with a point and zeroes, which must neither matter nor be lost.
         let price = |cents: &Option<i32>, style: u8| match cents {
             None => String::new(),
-            Some(cents) if style % 3 == 0 && cents % 10 == 0 => format!("{}.{}", cents / 100, (cents / 10 % 10).abs()),
+            Some(cents) if style.is_multiple_of(3) && cents % 10 == 0 => format!("{}.{}", cents / 100, (cents / 10 % 10).abs()),
             Some(cents) => format!("{}{}.{:02}", if *cents < 0 { "-" } else { "" }, cents.abs() / 100, cents.abs() % 100),
         };
         let keyed: Vec<(String, Option<i32>, String)> = rows
