@@ -131,10 +131,11 @@ impl Run {
         })
     }
 
-    /// Reads the records of `partition`, in order. The reader's buffer takes `buffer_bytes`, or what one block needs if that is more.
-    pub fn read(&self, partition: usize, buffer_bytes: usize) -> SegmentReader {
+    /// Reads the records of `partition`, in order, in `bytes` of memory or what [`reader_bytes`](Self::reader_bytes) says if that is more.
+    pub fn read(&self, partition: usize, bytes: usize) -> SegmentReader {
         let segment = &self.segments[partition];
-        let capacity = buffer_bytes.max(self.largest_block).min(segment.stored_bytes as usize);
+        let beside_gathered = bytes.saturating_sub(self.largest_record);
+        let capacity = beside_gathered.max(self.largest_block).min(segment.stored_bytes as usize);
         SegmentReader {
             file: Arc::clone(&self.file),
             path: Arc::clone(&self.path),
@@ -414,6 +415,11 @@ impl SegmentReader {
     #[cold]
     fn gather(&mut self, bytes: usize) -> Result<(), RunError> {
         self.gathered.clear();
+        let left = self.end - self.next_read + (self.buffer.len() - self.position) as u64;
+        if bytes as u64 > left {
+            return Err(self.damaged("a record is longer than what is left of its segment"));
+        }
+        self.gathered.reserve_exact(bytes);
         while self.gathered.len() < bytes {
             if self.position == self.block_end {
                 self.next_block()?;

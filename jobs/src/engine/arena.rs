@@ -122,6 +122,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn what_was_kept_is_no_growth() {
+        let mut arena = Arena::new(8192);
+        for _ in 0..6 {
+            arena.claim(4096).unwrap();
+        }
+        let held = arena.held_bytes();
+        arena.clear();
+        for _ in 0..6 {
+            assert_eq!(arena.growth_for(4096), 0);
+            arena.claim(4096).unwrap();
+        }
+        assert_eq!((arena.growth_for(4096), arena.held_bytes()), (8192, held));
+    }
+
     proptest! {
         #[test]
         fn what_was_put_in_comes_out_until_it_is_cleared(rounds in prop::collection::vec(prop::collection::vec(0usize..9000, 0..20), 1..4)) {

@@ -102,6 +102,7 @@ impl<V> Held<V> {
 /// The pairs and counters of one thread.
 pub(crate) struct Collector<J: MapReduce> {
     pub(crate) store: Store<J>,
+    is_sample: bool,
     partitioner: Partitioner,
     spills: Spills,
     held: Option<Held<J::Value>>,
@@ -175,18 +176,20 @@ impl<J: MapReduce> Collector<J> {
         Ok(Self::with_store(store, partitioner, spills, settings))
     }
 
-    /// A collector that lists pairs.
-    pub(crate) fn of_pairs(settings: &Settings) -> Self {
+    /// A collector that lists pairs; for a sample only their keys, as values may be large.
+    pub(crate) fn of_pairs(settings: &Settings, is_sample: bool) -> Self {
         let layout = Layout { sequenced: false, digested: false };
         let progress = Arc::clone(&settings.progress);
         let spills = Spills { path: PathBuf::new(), layout, block_bytes: 0, writer: None, runs: Vec::new(), progress };
-        Self::with_store(Store::Pairs(Vec::new()), Partitioner::Hash { partitions: 1 }, spills, settings)
+        let collector = Self::with_store(Store::Pairs(Vec::new()), Partitioner::Hash { partitions: 1 }, spills, settings);
+        Self { is_sample, ..collector }
     }
 
     fn with_store(store: Store<J>, partitioner: Partitioner, spills: Spills, settings: &Settings) -> Self {
         let held = settings.holds_records().then(Held::default);
         Self {
             store,
+            is_sample: false,
             partitioner,
             spills,
             held,
@@ -257,7 +260,7 @@ impl<J: MapReduce> Collector<J> {
                     self.fail(out_of_memory(&error));
                 }
             }
-            Store::Pairs(pairs) => pairs.push((key.to_vec(), value.to_vec())),
+            Store::Pairs(pairs) => pairs.push((key.to_vec(), if self.is_sample { Vec::new() } else { value.to_vec() })),
             Store::Table(_) => unreachable!("a table belongs to a combiner"),
         }
         self.sequence += 1;

@@ -321,7 +321,7 @@ pub(crate) fn list_pairs<J: MapReduce>(
     let next = AtomicU32::new(0);
     let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
     let results: Vec<Result<Vec<Pair>, Fault>> = pool.broadcast(|thread| {
-        let collector = Collector::of_pairs(settings);
+        let collector = Collector::of_pairs(settings, records_each != u64::MAX);
         let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: records_each };
         let mut reader = J::Input::reader(plan, settings);
         if thread.index() == 0 && records_each == u64::MAX {
