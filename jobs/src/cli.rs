@@ -10,12 +10,12 @@ use std::sync::Arc;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shardmill_datasets::sink::OutputFormat;
-use shardmill_datasets::{Compression, CsvOptions, Format};
+use shardmill_datasets::RunRequest;
+use shardmill_datasets::request::parse_bytes;
 
 use crate::card;
 use crate::combine::Combine;
-use crate::engine::{Progress, parse_bytes};
+use crate::engine::Progress;
 use crate::job::MapReduce;
 use crate::local::{Options, Planned, Tight};
 use crate::shape::Shape;
@@ -100,39 +100,8 @@ struct Run<J: Args> {
 /// The flags of `run`.
 #[derive(Args)]
 pub(crate) struct Flags {
-    /// A file, a directory or a glob to read; may be given several times.
-    #[arg(long, short, required = true, value_name = "PATH", help_heading = "Input")]
-    input: Vec<String>,
-    /// text, csv, tsv, jsonl, parquet, arrow or fixed:N; by the file's name if not given.
-    #[arg(long, value_name = "FORMAT", help_heading = "Input")]
-    input_format: Option<Format>,
-    /// Whether the first record of a CSV file names its columns.
-    #[arg(long, value_enum, default_value_t = CsvHeader::First, help_heading = "Input")]
-    csv_header: CsvHeader,
-    /// Whether quotes have a meaning in CSV files.
-    #[arg(long, value_enum, default_value_t = CsvQuotes::Double, help_heading = "Input")]
-    csv_quotes: CsvQuotes,
-    /// The longest line, record or field [default: 16MiB].
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Input")]
-    max_record_bytes: Option<u64>,
-    /// Set up to this many bad records aside, in _quarantine/, instead of failing.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Input")]
-    max_bad_records: u64,
-    /// Take an input that matches nothing as empty.
-    #[arg(long, help_heading = "Input")]
-    allow_empty: bool,
-    /// The directory that will hold the parts; must not exist.
-    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
-    output: PathBuf,
-    /// csv, tsv, jsonl, parquet, arrow, text or bytes [default: csv, or bytes for fixed:N].
-    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
-    output_format: Option<OutputFormat>,
-    /// How parts are compressed.
-    #[arg(long, value_enum, default_value_t = OutputCompression::None, help_heading = "Output")]
-    output_compression: OutputCompression,
-    /// Replace the output if it exists, at once and only when the new one is whole.
-    #[arg(long, help_heading = "Output")]
-    overwrite: bool,
+    #[command(flatten)]
+    request: RunRequest,
     /// Sync the parts to disk before they become visible.
     #[arg(long, help_heading = "Output")]
     durable: bool,
@@ -142,12 +111,6 @@ pub(crate) struct Flags {
     /// Memory to use, as 512MiB or 8GiB [default: half of what there is].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Resources")]
     memory: Option<u64>,
-    /// The number of partitions and so of parts [default: one per 64 MiB of input].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Resources")]
-    partitions: Option<u32>,
-    /// The size of shards [default: 32MiB].
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Resources")]
-    shard_bytes: Option<u64>,
     /// Where to spill what does not fit into memory [default: beside the output].
     #[arg(long, value_name = "DIR", help_heading = "Resources")]
     temp_dir: Option<PathBuf>,
@@ -169,29 +132,6 @@ pub(crate) struct Flags {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CsvHeader {
-    /// It does.
-    First,
-    /// There is none: columns are called column_1, column_2, …
-    None,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CsvQuotes {
-    /// They enclose fields, and are doubled inside.
-    Double,
-    /// They are like any other byte.
-    None,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OutputCompression {
-    None,
-    Gzip,
-    Zstd,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Shown {
     Text,
     Json,
@@ -201,25 +141,10 @@ impl Flags {
     fn options(&self) -> Options {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Options {
-            inputs: self.input.clone(),
-            input_format: self.input_format,
-            csv: CsvOptions { header: self.csv_header == CsvHeader::First, quotes: self.csv_quotes == CsvQuotes::Double },
-            output: self.output.clone(),
-            output_format: self.output_format,
-            output_compression: match self.output_compression {
-                OutputCompression::None => Compression::None,
-                OutputCompression::Gzip => Compression::Gzip,
-                OutputCompression::Zstd => Compression::Zstd,
-            },
+            request: self.request.clone(),
             threads: self.threads.map_or_else(cores, usize::from),
             memory_bytes: self.memory.map(|bytes| bytes as usize),
-            partitions: self.partitions,
-            shard_bytes: self.shard_bytes,
             temp_directory: self.temp_dir.clone(),
-            max_bad_records: self.max_bad_records,
-            record_bytes: self.max_record_bytes.map(|bytes| bytes as usize),
-            allow_empty: self.allow_empty,
-            overwrite: self.overwrite,
             durable: self.durable,
             tight: self.tight_buffers,
             is_reference: false,

@@ -313,12 +313,13 @@ pub mod words;
 pub use arrow;
 pub use cli::{PROTOCOL, main, main_named};
 pub use combine::{Combine, Max, Min, NoCombine, Sum};
-pub use engine::{Emitter, Output, Values, parse_bytes, system_memory};
+pub use engine::{Emitter, Output, Values, system_memory};
 pub use fault::{BadRecord, Fault};
 pub use job::{ColumnTypes, Columns, KeyRef, MapReduce, Partitioning, Record, Result, ValueRef};
 pub use key::Key;
 pub use output::{OutputType, Raw, Table};
 pub use shape::{Any, AnyRecord, Batches, Bytes, Lines, Rows, Shape};
+pub use shardmill_datasets::request::parse_bytes;
 pub use value::{Blob, Text, Value};
 pub use words::words;
 

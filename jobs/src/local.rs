@@ -16,8 +16,8 @@ use serde::Serialize;
 use shardmill_datasets::manifest::{Digest, ManifestInput, ManifestPart, SetAside};
 use shardmill_datasets::sink::{OutputFormat, SinkSpec};
 use shardmill_datasets::{
-    Compression, CsvOptions, Draft, Format, Limits, ListError, Manifest, OutputClaim, Plan, PlanError, PlanOptions, Projection,
-    PublishError, ReadError, SchemaRequest, WriteError, list,
+    Draft, Format, Limits, ListError, Manifest, OutputClaim, Plan, PlanError, PlanOptions, Projection, PublishError, ReadError, RunRequest,
+    SchemaRequest, WriteError, list,
 };
 
 use crate::engine::{
@@ -31,21 +31,10 @@ use crate::shape::Shape;
 /// What is run, on what, and within which bounds.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub(crate) inputs: Vec<String>,
-    pub(crate) input_format: Option<Format>,
-    pub(crate) csv: CsvOptions,
-    pub(crate) output: PathBuf,
-    pub(crate) output_format: Option<OutputFormat>,
-    pub(crate) output_compression: Compression,
+    pub(crate) request: RunRequest,
     pub(crate) threads: usize,
     pub(crate) memory_bytes: Option<usize>,
-    pub(crate) partitions: Option<u32>,
-    pub(crate) shard_bytes: Option<u64>,
     pub(crate) temp_directory: Option<PathBuf>,
-    pub(crate) max_bad_records: u64,
-    pub(crate) record_bytes: Option<usize>,
-    pub(crate) allow_empty: bool,
-    pub(crate) overwrite: bool,
     pub(crate) durable: bool,
     /// For tests: buffers so small that little data spills, merges and merges again.
     pub(crate) tight: Option<Tight>,
@@ -166,23 +155,23 @@ impl<J: MapReduce> Planned<J> {
         let threads = options.threads;
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("engine-{index}"));
         let pool = builder.build().map_err(|source| RunError::Threads { threads, source })?;
-        let files = match list(&options.inputs, options.input_format) {
-            Err(ListError::Nothing { .. }) if options.allow_empty => Vec::new(),
+        let files = match list(&options.request.inputs, options.request.input_format) {
+            Err(ListError::Nothing { .. }) if options.request.allow_empty => Vec::new(),
             listed => listed?,
         };
         let total_bytes = options.memory_bytes.unwrap_or_else(|| system_memory() / 2);
         let mut limits = Limits::default();
         // What a reader may have to hold at once stays well below a thread's share.
         let share = total_bytes / threads;
-        limits.record_bytes = options.record_bytes.unwrap_or(limits.record_bytes).min(share / 8);
+        limits.record_bytes = options.request.max_record_bytes.map_or(limits.record_bytes, |bytes| bytes as usize).min(share / 8);
         limits.field_bytes = limits.record_bytes;
         limits.window_bytes = limits.window_bytes.min(share as u64 / 4);
         limits.page_bytes = limits.page_bytes.min(share as u64 / 4);
         let plan_options = PlanOptions {
             shape: J::Input::KIND,
-            shard_bytes: options.shard_bytes,
-            partitions: options.partitions,
-            csv: options.csv,
+            shard_bytes: options.request.shard_bytes,
+            partitions: options.request.partitions,
+            csv: options.request.csv,
             limits,
             columns: match (J::Input::columns(), job.columns().map_err(refused)?) {
                 (_, Columns::Named(names)) | (Columns::Named(names), Columns::All) => Projection::Names(names),
@@ -208,9 +197,9 @@ impl<J: MapReduce> Planned<J> {
     /// Runs what was planned.
     pub(crate) fn run(self, mut on_phase: impl FnMut(Phase, &Plan)) -> Result<Summary, RunError> {
         let Self { name, job, plan, sink, budget, pool, options, progress, started, planned } = self;
-        refuse_overlap(&plan, &options.output)?;
+        refuse_overlap(&plan, &options.request)?;
         let id = run_id();
-        let claim = OutputClaim::take(&options.output, &id, options.overwrite).map_err(RunError::Claim)?;
+        let claim = OutputClaim::take(&options.request.output, &id, options.request.overwrite).map_err(RunError::Claim)?;
         let temp = TempDirectory::new(options.temp_directory.as_deref(), claim.staging(), &id)?;
         let settings = Settings {
             threads: options.threads,
@@ -219,7 +208,7 @@ impl<J: MapReduce> Planned<J> {
             total_bytes: options.tight.map_or(budget.total_bytes, |tight| tight.collect_bytes),
             block_bytes: options.tight.map_or(budget.block_bytes, |tight| tight.merge_bytes / 4),
             fan_in: options.tight.map_or(usize::MAX, |tight| tight.fan_in),
-            max_bad_records: options.max_bad_records,
+            max_bad_records: options.request.max_bad_records,
             temp_directory: temp.path.clone(),
             durable: options.durable,
             progress: Arc::clone(&progress),
@@ -331,12 +320,10 @@ fn refused(error: Box<dyn std::error::Error + Send + Sync>) -> RunError {
 }
 
 /// Refuses an output that is or holds what is read: it would be replaced.
-fn refuse_overlap(plan: &Plan, output: &Path) -> Result<(), RunError> {
-    let Ok(output) = output.canonicalize() else { return Ok(()) };
-    let inside = |file: &Path| file.canonicalize().is_ok_and(|file| file.starts_with(&output));
-    match plan.files.iter().map(|planned| &planned.file.path).find(|path| inside(path)) {
+fn refuse_overlap(plan: &Plan, request: &RunRequest) -> Result<(), RunError> {
+    match request.overlap(plan.files.iter().map(|planned| planned.file.path.as_path())) {
         Some(path) => {
-            Err(RunError::Output(format!("output {} holds the input {}: it would be replaced", output.display(), path.display())))
+            Err(RunError::Output(format!("output {} holds the input {}: it would be replaced", request.output.display(), path.display())))
         }
         None => Ok(()),
     }
@@ -353,7 +340,7 @@ fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<Si
     } else {
         OutputFormat::Text
     };
-    let format = options.output_format.unwrap_or(default);
+    let format = options.request.output_format.unwrap_or(default);
     if !fits(format) {
         let possible: Vec<String> = OutputFormat::ALL.into_iter().filter(|format| fits(*format)).map(|format| format.to_string()).collect();
         return Err(RunError::Output(format!(
@@ -362,7 +349,7 @@ fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<Si
         )));
     }
     let schema = <J::Output as OutputType<J>>::schema(job).map_err(|error| RunError::Output(error.to_string()))?;
-    let sink = SinkSpec { format, compression: options.output_compression, schema };
+    let sink = SinkSpec { format, compression: options.request.output_compression, schema };
     sink.check().map_err(RunError::Sink)?;
     Ok(sink)
 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shardmill_datasets::sink::OutputFormat;
-use shardmill_datasets::{Compression, CsvOptions, Format, Shape as Kind};
+use shardmill_datasets::{CsvOptions, Format, RunRequest, Shape as Kind};
 
 use crate::card;
 use crate::cli::{flag_names, parameter_names};
@@ -158,21 +158,19 @@ impl<'a> Case<'a> {
             for way in ways(self.input.len(), job()?.partitioning()) {
                 let output = directory.0.join("output");
                 let options = Options {
-                    inputs: vec![path.display().to_string()],
-                    input_format: Some(self.format.unwrap_or(default)),
-                    csv: CsvOptions { header: self.csv_header, quotes: true },
-                    output: output.clone(),
-                    output_format: self.output,
-                    output_compression: Compression::None,
+                    request: RunRequest {
+                        input_format: Some(self.format.unwrap_or(default)),
+                        csv: CsvOptions { header: self.csv_header, quotes: true },
+                        output_format: self.output,
+                        partitions: Some(partitions),
+                        shard_bytes: Some(way.shard_bytes),
+                        max_bad_records: self.max_bad_records,
+                        overwrite: true,
+                        ..RunRequest::new([path.display().to_string()], output.clone())
+                    },
                     threads: way.threads,
                     memory_bytes: Some(way.threads * (64 << 20)),
-                    partitions: Some(partitions),
-                    shard_bytes: Some(way.shard_bytes),
                     temp_directory: None,
-                    max_bad_records: self.max_bad_records,
-                    record_bytes: None,
-                    allow_empty: false,
-                    overwrite: true,
                     durable: false,
                     tight: way.tight,
                     is_reference: way.is_reference,

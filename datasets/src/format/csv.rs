@@ -24,11 +24,38 @@ use serde::{Deserialize, Serialize};
 
 /// What the user says about CSV and TSV files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct CsvOptions {
-    /// The first record names the columns.
+    /// Whether the first record of a CSV file names the columns: first, or none (they are called column_1, column_2, …).
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "csv-header", long = "csv-header", value_name = "WHICH", default_value = "first", value_parser = header, action = clap::ArgAction::Set, help_heading = "Input")
+    )]
     pub header: bool,
-    /// Quotes have a meaning. Without, every `\r` and `\n` ends a record.
+    /// Whether quotes have a meaning in CSV files: double (they enclose fields and are doubled inside), or none.
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "csv-quotes", long = "csv-quotes", value_name = "HOW", default_value = "double", value_parser = quotes, action = clap::ArgAction::Set, help_heading = "Input")
+    )]
     pub quotes: bool,
+}
+
+#[cfg(feature = "cli")]
+fn header(word: &str) -> Result<bool, &'static str> {
+    match word {
+        "first" => Ok(true),
+        "none" => Ok(false),
+        _ => Err("it is first or none"),
+    }
+}
+
+#[cfg(feature = "cli")]
+fn quotes(word: &str) -> Result<bool, &'static str> {
+    match word {
+        "double" => Ok(true),
+        "none" => Ok(false),
+        _ => Err("it is double or none"),
+    }
 }
 
 impl Default for CsvOptions {

@@ -88,29 +88,3 @@ fn control_group_limit() -> Option<usize> {
         })
         .min()
 }
-
-/// Reads a size: a number of bytes, or with `KiB`, `MiB`, `GiB`, `TiB` (or `K`, `M`, `G`, `T`, which mean the same).
-///
-/// ```
-/// assert_eq!(shardmill::parse_bytes("512MiB"), Ok(512 << 20));
-/// assert_eq!(shardmill::parse_bytes("1.5G"), Ok(3 << 29));
-/// assert!(shardmill::parse_bytes("much").is_err());
-/// ```
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
-        _ => return Err(format!("{text:?} is no size: write it as 512MiB or 2GiB")),
-    };
-    let bytes = match number.parse::<u64>() {
-        Ok(number) => number.checked_mul(factor),
-        Err(_) => number.parse::<f64>().ok().map(|number| (number * factor as f64) as u64),
-    };
-    bytes.ok_or_else(|| format!("{text:?} is no size: write it as 512MiB or 2GiB"))
-}

@@ -1,0 +1,202 @@
+//! Ids: who and what is spoken of. Each has one written form, used in logs, file names, on the command line and in JSON.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Text that is no id of the wanted kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is no {0}")]
+pub struct NoId(&'static str);
+
+/// The digits of ULIDs: no I, L, O, U.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+fn write_ulid(mut number: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut text = [0u8; 26];
+    for digit in text.iter_mut().rev() {
+        *digit = DIGITS[(number & 31) as usize];
+        number >>= 5;
+    }
+    f.pad(std::str::from_utf8(&text).expect("the digits are ASCII"))
+}
+
+fn read_ulid(text: &str, what: &'static str) -> Result<u128, NoId> {
+    if text.len() != 26 || !matches!(text.as_bytes()[0], b'0'..=b'7') {
+        return Err(NoId(what));
+    }
+    text.bytes().try_fold(0u128, |number, byte| {
+        let digit = DIGITS.iter().position(|digit| *digit == byte.to_ascii_lowercase()).ok_or(NoId(what))?;
+        Ok(number << 5 | digit as u128)
+    })
+}
+
+/// A submitted job: a ULID, so later jobs sort behind earlier ones.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobId(pub u128);
+
+/// A worker, for as long as its directory lives: whoever is started on the same directory is the same worker.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkerId(pub u128);
+
+/// One start of the coordinator on its state directory; goes up by one each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Epoch(pub u64);
+
+/// One registration of a worker within an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub u64);
+
+/// One try at a task. The number never repeats within an epoch, so the id is unique for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttemptId {
+    /// The job.
+    pub job: JobId,
+    /// The epoch in which it was granted.
+    pub epoch: Epoch,
+    /// Its number within the epoch.
+    pub number: u64,
+}
+
+/// What a report is accepted under: the live grant of the live session of the live epoch, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fence {
+    /// The coordinator's epoch.
+    pub epoch: Epoch,
+    /// The worker's session.
+    pub session: SessionId,
+    /// The grant, counted up within the epoch; an adopted attempt gets a new one.
+    pub grant: u64,
+}
+
+/// A BLAKE3 digest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl AttemptId {
+    /// The name of the attempt's directories: unique within its job.
+    pub fn directory(&self) -> String {
+        format!("{}-{}", self.epoch.0, self.number)
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_ulid(self.0, f)
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_ulid(self.0, f)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.job, self.directory())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+/// `Debug` says the same as `Display`: a list of 16-byte numbers helps nobody.
+macro_rules! debug_as_display {
+    ($($id:ty),*) => {$(
+        impl fmt::Debug for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+debug_as_display!(JobId, WorkerId, AttemptId, Digest);
+
+impl FromStr for JobId {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        read_ulid(text, "job id").map(Self)
+    }
+}
+
+impl FromStr for WorkerId {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        read_ulid(text, "worker id").map(Self)
+    }
+}
+
+impl FromStr for AttemptId {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        let none = NoId("attempt id");
+        let (job, rest) = text.split_once('/').ok_or(none)?;
+        let (epoch, number) = rest.split_once('-').ok_or(none)?;
+        let number_of = |text: &str| text.parse().map_err(|_| none);
+        Ok(Self { job: job.parse().map_err(|_| none)?, epoch: Epoch(number_of(epoch)?), number: number_of(number)? })
+    }
+}
+
+impl FromStr for Digest {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).map_err(|_| NoId("digest"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_id_is_read_as_it_is_written(job: u128, epoch: u64, number: u64, digest: [u8; 32]) {
+            let attempt = AttemptId { job: JobId(job), epoch: Epoch(epoch), number };
+            prop_assert_eq!(attempt.to_string().parse(), Ok(attempt));
+            prop_assert_eq!(JobId(job).to_string().to_uppercase().parse(), Ok(JobId(job)));
+            prop_assert_eq!(WorkerId(job).to_string().parse(), Ok(WorkerId(job)));
+            prop_assert_eq!(Digest(digest).to_string().parse(), Ok(Digest(digest)));
+        }
+
+        #[test]
+        fn ids_sort_as_they_are_written(one: u128, other: u128) {
+            prop_assert_eq!(one.cmp(&other), JobId(one).to_string().cmp(&JobId(other).to_string()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in ["", "8zzzzzzzzzzzzzzzzzzzzzzzzz", "0123", "0123456789abcdefghjkmnpqri", "ü123456789abcdefghjkmnpqr"] {
+            assert_eq!(text.parse::<JobId>(), Err(NoId("job id")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! A worker of a cluster.
+fn main() {}
