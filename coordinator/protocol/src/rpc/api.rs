@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::secret::Secret;
 use crate::fault::Failure;
 use crate::ids::{AttemptId, Digest, Epoch, Fence, JobId, SessionId, WorkerId};
 use crate::process::Progress;
@@ -34,14 +35,6 @@ pub enum ApiError {
         needed: Role,
         /// The caller's.
         given: Role,
-    },
-    /// The caller speaks another version.
-    #[error("version {theirs} of the protocol is spoken here, not {ours}: use the same release of shardmill everywhere")]
-    Version {
-        /// The caller's.
-        ours: String,
-        /// The coordinator's.
-        theirs: String,
     },
     /// There is no such job, worker, attempt or artifact.
     #[error("there is no {what} {id}")]
@@ -156,7 +149,7 @@ pub struct JobSetup {
     /// The staging directory beside the output.
     pub staging: PathBuf,
     /// What a request for this job's map outputs must carry.
-    pub capability: [u8; 32],
+    pub capability: Secret,
 }
 
 /// A worker, as it registers.
@@ -278,15 +271,6 @@ pub struct Holder {
     pub fingerprint: Digest,
     /// Its disk.
     pub disk: DiskProof,
-}
-
-/// The first message of a connection, before any call: see `rpc/handshake.rs`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// The version spoken.
-    pub version: (u16, u16),
-    /// The secret.
-    pub secret: [u8; 32],
 }
 
 /// The coordinator's control service.
