@@ -98,6 +98,11 @@ impl InputFile {
         Ok(Self { path: path.to_owned(), bytes: fingerprint.bytes, format: format.unwrap_or(named), compression, fingerprint })
     }
 
+    /// Returns the same file with a fingerprint that holds on any machine which sees it.
+    pub fn portable(self) -> Self {
+        Self { fingerprint: self.fingerprint.portable(), ..self }
+    }
+
     /// Opens the file, and refuses one that changed since it was listed.
     pub fn open(&self) -> Result<File, ReadError> {
         let file = File::open(&self.path).map_err(|source| ReadError::Open { path: self.path.clone(), source })?;

@@ -229,7 +229,7 @@ pub enum PlanError {
 }
 
 /// A plan that still needs its surveys.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
     files: Vec<InputFile>,
     options: PlanOptions,

@@ -13,18 +13,22 @@
 //! ```
 //! A segment's length, record count and content bytes are kept outside of it, so that a file cut short at a block's edge is noticed
 //! like any other damage. The content digest is BLAKE3 over the records as they stand, without block edges: two sealed segments
-//! with the same records have the same digest, however they were blocked.
+//! with the same records have the same digest, however they were blocked. Readers of digested runs check it.
+
+mod together;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::merge::Source;
+pub use together::{OpenSegment, SharedRun};
 
 /// The largest payload of a block.
 pub const BLOCK_BYTES: usize = 1 << 20;
@@ -63,6 +67,12 @@ pub enum RunError {
         /// What does not fit.
         what: &'static str,
     },
+    /// Another thread that writes the same run has failed, and knows why.
+    #[error("{} was given up", path.display())]
+    GivenUp {
+        /// The file that was written.
+        path: PathBuf,
+    },
 }
 
 /// Where one partition's records lie in a run, and what they add up to.
@@ -85,7 +95,7 @@ pub struct Segment {
 pub struct Layout {
     /// Each record carries its place in the input, by which equal keys are ordered.
     pub sequenced: bool,
-    /// Content digests are computed.
+    /// Content digests are computed, and checked by readers.
     pub digested: bool,
 }
 
@@ -100,6 +110,8 @@ pub struct Run {
     /// The largest record that stands in several blocks; zero if there is none.
     largest_record: usize,
     segments: Arc<[Segment]>,
+    /// Counts content bytes as they are read.
+    meter: Option<Arc<AtomicU64>>,
 }
 
 impl Run {
@@ -118,17 +130,19 @@ impl Run {
         self.largest_block + self.largest_record
     }
 
-    /// Attaches to a sealed run that is described by `segments`, as a reader on another machine or after a restart does.
-    pub fn open(path: &Path, layout: Layout, segments: Vec<Segment>) -> Result<Self, RunError> {
-        let file = File::open(path).map_err(|source| RunError::Read { path: path.into(), offset: 0, source })?;
-        Ok(Self {
-            file: Arc::new(file),
-            path: path.into(),
-            layout,
-            largest_block: BLOCK_BYTES + HEADER_BYTES,
-            largest_record: 0,
-            segments: segments.into(),
-        })
+    /// Attaches to segments that another process has written, with blocks of at most `block_bytes`, in a file that may hold others too.
+    ///
+    /// Content bytes are added to `meter` as they are read.
+    pub fn attach(
+        file: Arc<File>,
+        path: Arc<Path>,
+        layout: Layout,
+        block_bytes: usize,
+        segments: Vec<Segment>,
+        meter: Arc<AtomicU64>,
+    ) -> Self {
+        let largest_block = HEADER_BYTES + block_bytes;
+        Self { file, path, layout, largest_block, largest_record: 0, segments: segments.into(), meter: Some(meter) }
     }
 
     /// Reads the records of `partition`, in order, in `bytes` of memory or what [`reader_bytes`](Self::reader_bytes) says if that is more.
@@ -152,6 +166,9 @@ impl Run {
             value: 0..0,
             gathered: Vec::new(),
             is_gathered: false,
+            content_left: segment.content_bytes,
+            digest: self.layout.digested.then(|| Box::new((blake3::Hasher::new(), segment.digest))),
+            meter: self.meter.clone(),
         }
     }
 }
@@ -167,6 +184,8 @@ pub struct RunWriter {
     buffer: Vec<u8>,
     /// Where the open block's header begins in `buffer`.
     block_start: usize,
+    /// Finished blocks are written once there are so many bytes of them.
+    write_bytes: usize,
     /// File offset of `buffer[0]`.
     written: u64,
     largest_block: usize,
@@ -185,20 +204,26 @@ impl RunWriter {
             .create_new(true)
             .open(path)
             .map_err(|source| RunError::Write { path: path.into(), source })?;
-        Ok(Self {
-            file: Arc::new(file),
-            path: path.into(),
+        Ok(Self::on(Arc::new(file), path.into(), layout, block_bytes))
+    }
+
+    /// A writer that begins at the start of `file`.
+    fn on(file: Arc<File>, path: Arc<Path>, layout: Layout, block_bytes: usize) -> Self {
+        Self {
+            file,
+            path,
             layout,
             block_bytes: block_bytes.clamp(64, BLOCK_BYTES),
             buffer: vec![0; HEADER_BYTES],
             block_start: 0,
+            write_bytes: WRITE_BYTES,
             written: 0,
             largest_block: 0,
             largest_record: 0,
             digest: blake3::Hasher::new(),
             open: Segment::default(),
             segments: Vec::new(),
-        })
+        }
     }
 
     /// An upper bound of the memory that a writer with blocks of `block_bytes` holds, records larger than a block aside.
@@ -284,6 +309,7 @@ impl RunWriter {
             largest_block: self.largest_block,
             largest_record: self.largest_record,
             segments,
+            meter: None,
         })
     }
 
@@ -304,7 +330,7 @@ impl RunWriter {
         self.largest_block = self.largest_block.max(HEADER_BYTES + length as usize);
         self.block_start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; HEADER_BYTES]);
-        if self.block_start >= WRITE_BYTES {
+        if self.block_start >= self.write_bytes {
             self.flush()?;
         }
         Ok(())
@@ -312,8 +338,8 @@ impl RunWriter {
 
     /// Writes the finished blocks.
     fn flush(&mut self) -> Result<(), RunError> {
-        (&*self.file)
-            .write_all(&self.buffer[..self.block_start])
+        self.file
+            .write_all_at(&self.buffer[..self.block_start], self.written)
             .map_err(|source| RunError::Write { path: self.path.to_path_buf(), source })?;
         self.written += self.block_start as u64;
         self.buffer.clear();
@@ -344,6 +370,11 @@ pub struct SegmentReader {
     /// A record that stands in several blocks, put together.
     gathered: Vec<u8>,
     is_gathered: bool,
+    /// Content bytes that are still to come.
+    content_left: u64,
+    /// The digest of the content so far, and what it must be in the end, where there is one.
+    digest: Option<Box<(blake3::Hasher, [u8; 32])>>,
+    meter: Option<Arc<AtomicU64>>,
 }
 
 impl SegmentReader {
@@ -362,8 +393,33 @@ impl SegmentReader {
         if xxh3_64(&self.buffer[self.position..payload_end]) != checksum {
             return Err(self.damaged("a block does not match its checksum"));
         }
+        let Some(content_left) = self.content_left.checked_sub(length as u64) else {
+            return Err(self.damaged("more content than there should be"));
+        };
+        self.content_left = content_left;
+        if let Some(digest) = &mut self.digest {
+            digest.0.update(&self.buffer[self.position..payload_end]);
+        }
+        if let Some(meter) = &self.meter {
+            meter.fetch_add(length as u64, Relaxed);
+        }
         self.block_end = payload_end;
         Ok(())
+    }
+
+    /// Checks that what was read is all there is, and what it should be.
+    #[cold]
+    fn check_end(&mut self) -> Result<(), RunError> {
+        if self.position != self.block_end || self.block_end != self.buffer.len() || self.next_read != self.end {
+            return Err(self.damaged("more bytes than records"));
+        }
+        if self.content_left > 0 {
+            return Err(self.damaged("less content than there should be"));
+        }
+        match self.digest.take() {
+            Some(digest) if digest.0.finalize() != digest.1 => Err(self.damaged("the content does not match its digest")),
+            _ => Ok(()),
+        }
     }
 
     /// Makes sure that `bytes` bytes behind the current block are in the buffer.
@@ -438,10 +494,7 @@ impl Source for SegmentReader {
     #[inline]
     fn advance(&mut self) -> Result<bool, RunError> {
         if self.records_left == 0 {
-            if self.position != self.block_end || self.block_end != self.buffer.len() || self.next_read != self.end {
-                return Err(self.damaged("more bytes than records"));
-            }
-            return Ok(false);
+            return self.check_end().map(|()| false);
         }
         self.records_left -= 1;
         if self.position == self.block_end {

@@ -31,3 +31,14 @@ pub const VERSION: (u16, u16) = (2, 0);
 pub fn speaks(version: (u16, u16)) -> bool {
     version.0 == VERSION.0
 }
+
+/// The platform that this program was built for, as `describe` and workers tell it: `x86_64-unknown-linux-gnu`.
+pub fn platform() -> String {
+    let vendor = if cfg!(target_vendor = "apple") { "apple" } else { "unknown" };
+    let environment = match () {
+        () if cfg!(target_env = "gnu") => "-gnu",
+        () if cfg!(target_env = "musl") => "-musl",
+        () => "",
+    };
+    format!("{}-{vendor}-{}{environment}", std::env::consts::ARCH, std::env::consts::OS)
+}

@@ -8,12 +8,13 @@
 //! it. State is odd while a thread is at work, so a torn entry can only be that of a thread that was just going on: it names the
 //! record before or the next one, both of which were at work a moment ago.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::c_void;
+use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use crate::fault::Suspect;
 
@@ -25,9 +26,13 @@ pub const FILE_NAME: &str = "slots";
 /// The slots of a job process that is at work.
 #[derive(Debug)]
 pub struct Slots {
-    words: *const AtomicU64,
+    words: *const [AtomicU64; WORDS],
     threads: usize,
 }
+
+/// The slot of one thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<'a>(&'a [AtomicU64; WORDS]);
 
 // SAFETY: the mapping is only reached through atomics, and lives as long as the value.
 unsafe impl Send for Slots {}
@@ -39,47 +44,79 @@ impl Slots {
     pub fn create(path: &Path, threads: usize) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
         file.set_len((threads * SLOT_BYTES) as u64)?;
-        Self::map(&file, threads)
+        // SAFETY: the file was given its length just now, and whoever cuts it shorter ends this process with SIGBUS, which is what a
+        // job process must live with anyway.
+        Self::map(threads, |bytes| unsafe {
+            mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)
+        })
     }
 
-    fn map(file: &File, threads: usize) -> io::Result<Self> {
+    /// Slots that nobody looks at after a death: those of a run that has no supervisor.
+    pub fn unwatched(threads: usize) -> io::Result<Self> {
+        // SAFETY: new memory of the process's own.
+        Self::map(threads, |bytes| unsafe {
+            mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+        })
+    }
+
+    /// `map` maps so many bytes at an address of the system's choice, where they overlap nothing.
+    fn map(threads: usize, map: impl FnOnce(usize) -> rustix::io::Result<*mut c_void>) -> io::Result<Self> {
         if threads == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no threads"));
         }
-        // SAFETY: a new mapping at an address of the system's choice overlaps nothing; the file was given its length above, and
-        // whoever cuts it shorter ends this process with SIGBUS, which is what a job process must live with anyway.
-        let address =
-            unsafe { mmap(std::ptr::null_mut(), threads * SLOT_BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0) }?;
-        Ok(Self { words: address.cast(), threads })
+        Ok(Self { words: map(threads * SLOT_BYTES)?.cast(), threads })
     }
 
-    /// Says what a thread is at.
+    /// The slot of a thread.
     ///
     /// # Panics
     /// If there is no such thread.
-    #[inline]
-    pub fn enter(&self, thread: usize, at: Suspect) {
-        let slot = self.slot(thread);
-        slot[1].store(at.unit.into(), Relaxed);
-        slot[2].store(at.record, Relaxed);
-        slot[3].store(at.offset, Relaxed);
-        slot[0].store(1, Relaxed);
-    }
-
-    /// Says that a thread is at nothing that could be blamed.
-    ///
-    /// # Panics
-    /// If there is no such thread.
-    #[inline]
-    pub fn leave(&self, thread: usize) {
-        self.slot(thread)[0].store(0, Relaxed);
-    }
-
-    fn slot(&self, thread: usize) -> &[AtomicU64] {
+    pub fn of(&self, thread: usize) -> Slot<'_> {
         assert!(thread < self.threads, "there are {} slots", self.threads);
-        // SAFETY: the mapping holds `threads` slots of `WORDS` words, is aligned to a page, and lives as long as `self`; any bits
-        // are a valid word, and other processes that write it do so through the kernel or atomics.
-        unsafe { std::slice::from_raw_parts(self.words.add(thread * WORDS), WORDS) }
+        // SAFETY: the mapping holds `threads` slots, is aligned to a page, and lives as long as `self`; any bits are a valid word,
+        // and other processes that write it do so through the kernel or atomics.
+        Slot(unsafe { &*self.words.add(thread) })
+    }
+
+    /// A number that is another one once some thread has gone on.
+    pub fn pulse(&self) -> u64 {
+        let words = (0..self.threads).flat_map(|thread| self.of(thread).0);
+        words.fold(0, |pulse, word| pulse.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(word.load(Relaxed)))
+    }
+}
+
+impl Slot<'_> {
+    /// Says what the thread is at.
+    #[inline]
+    pub fn enter(self, at: Suspect) {
+        self.0[1].store(at.unit.into(), Relaxed);
+        self.go_on(at.record, at.offset);
+        self.0[0].store(1, Relaxed);
+    }
+
+    /// Says that the thread is at another record of the same unit.
+    #[inline]
+    pub fn go_on(self, record: u64, offset: u64) {
+        self.0[2].store(record, Relaxed);
+        self.0[3].store(offset, Relaxed);
+    }
+
+    /// The number of the record, as it was told last.
+    #[inline]
+    pub fn record(self) -> u64 {
+        self.0[2].load(Relaxed)
+    }
+
+    /// Where the record begins, as it was told last.
+    #[inline]
+    pub fn offset(self) -> u64 {
+        self.0[3].load(Relaxed)
+    }
+
+    /// Says that the thread is at nothing that could be blamed.
+    #[inline]
+    pub fn leave(self) {
+        self.0[0].store(0, Relaxed);
     }
 }
 
@@ -109,10 +146,14 @@ mod tests {
         let slots = Slots::create(&path, 3).unwrap();
         assert_eq!(suspects(&path).unwrap(), []);
         let at = |unit| Suspect { unit, record: 1 << 40, offset: 9 };
-        slots.enter(0, at(4));
-        slots.enter(1, at(5));
-        slots.enter(2, at(6));
-        slots.leave(1);
+        let idle = slots.pulse();
+        slots.of(0).enter(at(4));
+        slots.of(1).enter(at(5));
+        slots.of(2).enter(Suspect { record: 0, offset: 0, ..at(6) });
+        let before = slots.pulse();
+        slots.of(2).go_on(1 << 40, 9);
+        slots.of(1).leave();
+        assert!(idle != before && before != slots.pulse());
         assert_eq!(suspects(&path).unwrap(), [at(4), at(6)]);
         drop(slots);
         assert_eq!(suspects(&path).unwrap(), [at(4), at(6)], "they outlive the mapping");

@@ -13,6 +13,7 @@ use super::file::Stream;
 use super::parquet::ParquetFile;
 use super::table::{self, Kind};
 use crate::format::Compression;
+use crate::survey::schema_bytes;
 
 /// The format of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,7 +93,7 @@ impl FromStr for OutputFormat {
 }
 
 /// What every part of an output looks like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkSpec {
     /// The format.
     pub format: OutputFormat,
@@ -100,6 +101,7 @@ pub struct SinkSpec {
     pub compression: Compression,
     /// The columns. Parquet and Arrow need it; CSV and TSV have a header only with it; text and bytes
     /// have no use for it.
+    #[serde(with = "schema_bytes::optional")]
     pub schema: Option<SchemaRef>,
 }
 
