@@ -5,7 +5,9 @@
 //! a moment in the middle of a run waits for something that can be seen.
 #![allow(clippy::unwrap_used, reason = "a harness that cannot go on has nobody to tell but the test's author")]
 
+pub mod cluster;
 mod disk;
+pub mod gate;
 mod job;
 pub mod oracle;
 mod output;

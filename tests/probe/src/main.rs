@@ -7,16 +7,18 @@
 //! PHASE is `map` or `reduce`; for an order of `reduce` the word is the key. Without `--gates DIR` orders are words like any others, so a
 //! run that obeys must give the bytes of one that does not.
 //!
+//! The gate called `bind` stands where a process is told what the input looks like, which happens while a job is planned.
+//!
 //! `gate` is the action that tests wait with. It always has a NAME, and every attempt obeys it: while `DIR/NAME` is a FIFO, the attempt
 //! stands still until somebody has opened it to write and closed it. Opening a FIFO waits for the other side, so the test knows that
 //! the attempt has come to this place, and nobody sleeps. Where there is no such file the gate is open.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use shardmill::arrow::datatypes::SchemaRef;
 use shardmill::prelude::*;
 
 /// Counts words and obeys orders.
@@ -39,6 +41,13 @@ impl MapReduce for Probe {
     type Value = u64;
     type Combine = Sum;
     type Output = Counted;
+
+    fn bind(&mut self, _: Option<&SchemaRef>) -> Result {
+        match &self.gates {
+            Some(directory) => Ok(pass(&directory.join("bind"))?),
+            None => Ok(()),
+        }
+    }
 
     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
         for word in line.split_whitespace() {
@@ -87,11 +96,9 @@ impl Probe {
 
 /// Stands before a gate until it is opened; passes where there is none.
 fn pass(gate: &Path) -> io::Result<()> {
-    match gate.metadata() {
-        Ok(file) if file.file_type().is_fifo() => std::fs::File::open(gate)?.read_to_end(&mut Vec::new()).map(|_| ()),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    match std::fs::File::open(gate).and_then(|mut gate| gate.read_to_end(&mut Vec::new())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,119 @@
+//! A place, a cluster on it, and jobs of the probe.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+use shardmill_protocol::JobId;
+use shardmill_protocol::task::TaskKind;
+use shardmill_protocol::view::{AttemptState, AttemptView, JobView};
+use shardmill_tests::cluster::{Cluster, Worker};
+use shardmill_tests::gate::Gate;
+use shardmill_tests::{Output, Place, names_in, program};
+
+/// Flags of a worker of one thread.
+pub(crate) const ONE_THREAD: &str = "--threads 1 --memory 128MiB";
+
+/// One test's cluster.
+pub(crate) struct World<'p> {
+    pub(crate) place: &'p Place,
+    pub(crate) cluster: Cluster<'p>,
+}
+
+impl<'p> World<'p> {
+    pub(crate) fn new(place: &'p Place) -> Self {
+        Self::with(place, "--lease 3s")
+    }
+
+    pub(crate) fn with(place: &'p Place, flags: &str) -> Self {
+        fs::create_dir_all(place.path("gates")).unwrap();
+        fs::create_dir_all(place.path("out")).unwrap();
+        Self { place, cluster: Cluster::with(place, flags) }
+    }
+
+    pub(crate) fn worker(&self, name: &str) -> Worker {
+        self.cluster.worker(name, ONE_THREAD)
+    }
+
+    pub(crate) fn gate(&self, name: &str) -> Gate {
+        Gate::close(self.place, name)
+    }
+
+    /// Submits the probe over `text`, with its output at `out/words`.
+    pub(crate) fn submit(&self, text: &str, flags: &str) -> JobId {
+        let input = self.place.write("in/text.txt", text);
+        let gates = self.place.path("gates");
+        let arguments: Vec<&str> = ["--input", input.to_str().unwrap()]
+            .into_iter()
+            .chain(flags.split_whitespace())
+            .chain(["--", "--gates", gates.to_str().unwrap()])
+            .collect();
+        self.cluster.submit(&program("probe"), &self.place.path("out/words"), &arguments)
+    }
+
+    /// Waits for the job's good end. Its words must be those of `text`, and nothing may lie beside the output.
+    pub(crate) fn succeeds_with(&self, job: JobId, text: &str) -> JobView {
+        let (view, output) = self.cluster.success(job);
+        assert_eq!(counts(&output), naive(text));
+        self.nothing_is_left(&["words"]);
+        view
+    }
+
+    /// Asserts that the directory of outputs holds these names alone, hidden ones included.
+    pub(crate) fn nothing_is_left(&self, names: &[&str]) {
+        assert_eq!(names_in(&self.place.path("out")), names);
+    }
+
+    /// The attempt of this kind that stands at a gate, which is reached: the only one that runs.
+    pub(crate) fn running(&self, job: JobId, kind: TaskKind) -> AttemptView {
+        let view = self.cluster.job(job);
+        let running = view.attempts.iter().filter(|attempt| attempt.task.kind() == kind && attempt.state == AttemptState::Running);
+        let [attempt] = <[_; 1]>::try_from(running.cloned().collect::<Vec<_>>()).unwrap_or_else(|_| panic!("{view:#?}"));
+        attempt
+    }
+}
+
+/// The attempt as it stands in a view.
+pub(crate) fn attempt_in<'v>(view: &'v JobView, attempt: &AttemptView) -> &'v AttemptView {
+    view.attempts.iter().find(|other| other.attempt == attempt.attempt).unwrap_or_else(|| panic!("{view:#?}"))
+}
+
+/// The kind of an attempt's fault, as `job ID` shows it.
+pub(crate) fn fault_of(view: &JobView, attempt: &AttemptView) -> Option<&'static str> {
+    attempt_in(view, attempt).failure.as_ref().map(|failure| failure.fault.kind())
+}
+
+/// The words of all parts with their counts, in order.
+pub(crate) fn counts(output: &Output) -> Vec<(String, u64)> {
+    let mut counts: Vec<_> =
+        output.csv_parts().1.into_iter().flatten().map(|record| (record[0].clone(), record[1].parse().unwrap())).collect();
+    counts.sort();
+    counts
+}
+
+/// The same by the plainest means.
+pub(crate) fn naive(text: &str) -> Vec<(String, u64)> {
+    let mut counts = std::collections::BTreeMap::new();
+    text.split_whitespace().for_each(|word| *counts.entry(word.to_owned()).or_default() += 1);
+    counts.into_iter().collect()
+}
+
+/// Lines of a few words, so many that they are dozens of shards of 64 bytes, with orders in chosen lines.
+pub(crate) fn text_with(orders: &[(usize, &str)]) -> String {
+    let mut lines: Vec<String> = (0..120).map(|at| format!("line {} of the text w{}", at % 7, at % 31)).collect();
+    orders.iter().for_each(|(at, order)| {
+        lines[*at].push(' ');
+        lines[*at].push_str(order);
+    });
+    lines.join("\n") + "\n"
+}
+
+/// Small shards, several partitions.
+pub(crate) const CUT: &str = "--shard-bytes 64 --partitions 5";
+
+/// Processes of this executable that live, by the names in `/proc`.
+pub(crate) fn processes_of(executable: &Path) -> Vec<u32> {
+    let is_one = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.file_name() == executable.file_name());
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| OsStr::to_str(&entry.file_name())?.parse().ok());
+    pids.filter(is_one).collect()
+}

@@ -1,0 +1,307 @@
+//! A real cluster: a coordinator and workers as processes on this machine, with state and ports of their own.
+//!
+//! What a test waits for it is told: statuses come by the same long poll that `watch` uses. Every process that was started here is
+//! killed when its value is dropped, by its number, and writes only below the test's [`Place`].
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use shardmill_protocol::rpc::connect::{Connection, connect, long_poll, within};
+use shardmill_protocol::rpc::join::JoinFile;
+use shardmill_protocol::view::{AttemptState, AttemptView, JobStatus, JobView, WorkerState, WorkerView};
+use shardmill_protocol::{JobId, WorkerId};
+use tokio::runtime::Runtime;
+
+use crate::output::Output;
+use crate::place::Place;
+use crate::programs::program;
+
+/// Changes of a job that are looked at before a test gives up.
+const CHANGES: usize = 100_000;
+/// How often something that nobody tells of is looked at before a test gives up: minutes, with a yield in between.
+const LOOKS: usize = 20_000_000;
+/// How long a call may take.
+const CALL: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A coordinator, and a connection to it.
+pub struct Cluster<'p> {
+    place: &'p Place,
+    runtime: Runtime,
+    coordinator: RefCell<Process>,
+    connection: RefCell<Connection>,
+    flags: Vec<String>,
+}
+
+impl<'p> Cluster<'p> {
+    /// Starts a coordinator with a lease of 3 s.
+    pub fn start(place: &'p Place) -> Self {
+        Self::with(place, "--lease 3s")
+    }
+
+    /// Starts a coordinator with flags of the test's choice.
+    pub fn with(place: &'p Place, flags: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
+        let (coordinator, connection) = serve(place, &flags, &runtime);
+        Self { place, runtime, coordinator: coordinator.into(), connection: connection.into(), flags }
+    }
+
+    /// The coordinator's state directory.
+    pub fn state(&self) -> PathBuf {
+        self.place.path("state")
+    }
+
+    /// The coordinator's process.
+    pub fn coordinator(&self) -> std::cell::Ref<'_, Process> {
+        self.coordinator.borrow()
+    }
+
+    /// Kills the coordinator as it stands and starts it again on the same state.
+    pub fn restart(&self) {
+        self.coordinator.borrow_mut().kill();
+        let (coordinator, connection) = serve(self.place, &self.flags, &self.runtime);
+        self.coordinator.replace(coordinator);
+        self.connection.replace(connection);
+    }
+
+    /// Starts a worker with a directory of its own, called `name`, and waits until it is registered.
+    pub fn worker(&self, name: &str, flags: &str) -> Worker {
+        let directory = self.place.path(name);
+        let mut command = Command::new(program("worker"));
+        command.arg("--join").arg(self.state().join("worker.join")).arg("--dir").arg(&directory).args(flags.split_whitespace());
+        let process = Process::start(command, &self.place.path(&format!("{name}.log")));
+        let mut worker = Worker { process, directory, id: None };
+        for _ in 0..LOOKS {
+            assert!(!worker.process.has_ended(), "the worker ended: {}", worker.process.told());
+            let id = fs::read_to_string(worker.directory.join("id")).ok().and_then(|id| id.trim().parse::<WorkerId>().ok());
+            if let Some(id) = id {
+                worker.id = Some(id);
+                let known = |view: &WorkerView| view.worker == id && view.state == WorkerState::Live;
+                if self.workers().iter().any(known) {
+                    return worker;
+                }
+            }
+            std::thread::yield_now();
+        }
+        panic!("the worker does not register: {}", worker.process.told());
+    }
+
+    /// Submits a job with `coordinator submit --detach`: program, flags, and the job's parameters behind `--`.
+    pub fn submit(&self, job: &Path, output: &Path, arguments: &[&str]) -> JobId {
+        let ended = self.command("submit").arg(job).arg("--detach").arg("--output").arg(output).args(arguments).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let told = String::from_utf8(ended.stdout).unwrap();
+        told.trim().parse().unwrap_or_else(|error| panic!("{error}: {told}"))
+    }
+
+    /// A command of the coordinator's executable, told where the coordinator is.
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(program("coordinator"));
+        command.arg(verb).arg("--coordinator").arg(self.state()).stdin(Stdio::null());
+        command
+    }
+
+    /// Waits until a job's status is as wanted.
+    ///
+    /// # Panics
+    /// If the job ends before in another way.
+    pub fn until(&self, job: JobId, what: &str, is_wanted: impl Fn(&JobStatus) -> bool) -> JobStatus {
+        let mut seen = 0;
+        for _ in 0..CHANGES {
+            let connection = self.connection.borrow().clone();
+            let status = self.runtime.block_on(connection.client.watch(long_poll(), job, seen)).unwrap().unwrap();
+            if is_wanted(&status) {
+                return status;
+            }
+            assert!(!status.phase.is_final(), "the job ended before {what}: {status:#?}");
+            seen = status.version;
+        }
+        panic!("waited in vain for {what}");
+    }
+
+    /// Waits until one of a job's attempts is as wanted.
+    pub fn until_attempt(&self, job: JobId, what: &str, is_wanted: impl Fn(&AttemptView) -> bool) -> AttemptView {
+        let mut seen = 0;
+        for _ in 0..CHANGES {
+            let view = self.job(job);
+            if let Some(attempt) = view.attempts.iter().find(|attempt| is_wanted(attempt)) {
+                return attempt.clone();
+            }
+            assert!(!view.status.phase.is_final(), "the job ended before {what}: {view:#?}");
+            if seen >= view.status.version {
+                let connection = self.connection.borrow().clone();
+                let status = self.runtime.block_on(connection.client.watch(long_poll(), job, seen)).unwrap().unwrap();
+                seen = status.version;
+            } else {
+                seen = view.status.version;
+            }
+        }
+        panic!("waited in vain for {what}");
+    }
+
+    /// Waits for a job's end, which must be a good one; the output is what its manifest says, and nothing is left beside it.
+    pub fn success(&self, job: JobId) -> (JobView, Output) {
+        let status = self.end(job);
+        assert_eq!(status.phase, shardmill_protocol::view::JobPhase::Succeeded, "{status:#?}");
+        (self.job(job), Output::whole(Path::new(&status.output)))
+    }
+
+    /// Waits for a job's end, whichever it is.
+    pub fn end(&self, job: JobId) -> JobStatus {
+        self.until(job, "its end", |status| status.phase.is_final())
+    }
+
+    /// A job in full.
+    pub fn job(&self, job: JobId) -> JobView {
+        let connection = self.connection.borrow().clone();
+        self.runtime.block_on(connection.client.job(within(CALL), job)).unwrap().unwrap()
+    }
+
+    /// All workers.
+    pub fn workers(&self) -> Vec<WorkerView> {
+        let connection = self.connection.borrow().clone();
+        self.runtime.block_on(connection.client.workers(within(CALL))).unwrap().unwrap()
+    }
+
+    /// Waits until a worker's state is as wanted.
+    pub fn until_worker(&self, worker: WorkerId, state: WorkerState) {
+        for _ in 0..LOOKS {
+            if self.workers().iter().any(|view| view.worker == worker && view.state == state) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("worker {worker} is not {state:?}: {:#?}", self.workers());
+    }
+}
+
+/// Starts a coordinator and connects to it with all rights.
+fn serve(place: &Place, flags: &[String], runtime: &Runtime) -> (Process, Connection) {
+    let state = place.path("state");
+    let join = state.join("admin.join");
+    let _ = fs::remove_file(&join);
+    let mut command = Command::new(program("coordinator"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(&state).args(flags);
+    let mut process = Process::start(command, &place.path("coordinator.log"));
+    for _ in 0..LOOKS {
+        assert!(!process.has_ended(), "the coordinator ended: {}", process.told());
+        // The join files are written when the coordinator listens.
+        if let Ok(join) = JoinFile::read(&join) {
+            match runtime.block_on(connect(&join)) {
+                Ok(connection) => return (process, connection),
+                Err(error) => assert!(error.may_pass(), "{error}"),
+            }
+        }
+        std::thread::yield_now();
+    }
+    panic!("the coordinator does not listen: {}", process.told());
+}
+
+/// A worker's process.
+pub struct Worker {
+    process: Process,
+    directory: PathBuf,
+    id: Option<WorkerId>,
+}
+
+impl Worker {
+    /// Its id.
+    pub fn id(&self) -> WorkerId {
+        self.id.expect("it is registered")
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// A process of the cluster. Killed when dropped.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+    is_over: bool,
+}
+
+impl Process {
+    /// Starts a command whose output is appended to a file.
+    pub fn start(mut command: Command, log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+        Self { child, log: log.to_owned(), is_over: false }
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        assert!(!self.is_over, "it was waited for, and its number may be another process's by now");
+        // SAFETY: `kill` touches no memory.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0, "{}", io::Error::last_os_error());
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
+        self.signal(libc::SIGKILL);
+        self.wait();
+    }
+
+    /// Waits for its end; the answer is its exit code, if it was not killed.
+    pub fn wait(&mut self) -> Option<i32> {
+        let status = self.child.wait().unwrap();
+        self.is_over = true;
+        status.code()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.is_over = self.is_over || self.child.try_wait().unwrap().is_some();
+        self.is_over
+    }
+
+    /// What it has written so far.
+    pub fn told(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Units in accepted attempts of a kind, those of lost ones not counted.
+pub fn units_accepted(view: &JobView, kind: shardmill_protocol::task::TaskKind) -> u64 {
+    let accepted = view.attempts.iter().filter(|attempt| attempt.task.kind() == kind && attempt.state == AttemptState::Accepted);
+    accepted.map(|attempt| attempt.task.range().len() as u64).sum()
+}
+
+/// Waits until something can be seen that nobody tells of.
+///
+/// # Panics
+/// If it cannot be seen for minutes.
+pub fn wait_until(what: &str, mut is_seen: impl FnMut() -> bool) {
+    for _ in 0..LOOKS {
+        if is_seen() {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("waited in vain until {what}");
+}
