@@ -5,14 +5,14 @@
 use std::error::Error;
 use std::time::Instant;
 
-use shardmill_datasets::{BlockReader, Draft, PlanOptions, Shape, list};
+use shardmill_datasets::{BlockReader, Draft, PlanOptions, Room, Shape, list};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let inputs: Vec<_> = std::env::args().skip(1).collect();
     for _ in 0..5 {
         let draft = Draft::new(list(&inputs, None)?, PlanOptions::new(Shape::Bytes))?;
         let start = Instant::now();
-        let results = draft.surveys().iter().map(|survey| survey.run()).collect::<Result<_, _>>()?;
+        let results = draft.surveys().iter().map(|survey| survey.run(Room::ENDLESS)).collect::<Result<_, _>>()?;
         let surveyed = start.elapsed();
         let plan = draft.finish(results)?;
 

@@ -22,7 +22,7 @@ use memchr::{memchr, memrchr};
 use crate::error::ReadError;
 use crate::format::Compression;
 use crate::format::csv::{CsvState, Dialect};
-use crate::limits::Limits;
+use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
 use crate::stream::Stream;
@@ -87,6 +87,7 @@ impl<'a> Block<'a> {
 pub struct BlockReader {
     block_bytes: usize,
     limits: Limits,
+    room: Room,
     /// What was read: `taken` bytes are handed out, those up to `filled` are not.
     buffer: Vec<u8>,
     taken: usize,
@@ -123,7 +124,14 @@ impl BlockReader {
         let limits = Limits { record_bytes: limits.record_bytes.max(BOM.len()), ..limits };
         // Within a block no record is above the limit, so nothing needs to be measured.
         let block_bytes = block_bytes.clamp(1, limits.record_bytes);
-        Self { block_bytes, limits, buffer: vec![], taken: 0, filled: 0, shard: None }
+        Self { block_bytes, limits, room: Room::ENDLESS, buffer: vec![], taken: 0, filled: 0, shard: None }
+    }
+
+    /// Keeps to `room` as well: a record above it is an error, whatever the limits.
+    pub fn within(mut self, room: Room) -> Self {
+        self.block_bytes = usize::try_from(room.record_bytes()).map_or(self.block_bytes, |most| self.block_bytes.min(most.max(1)));
+        self.room = room;
+        self
     }
 
     /// Opens a shard, in place of the one before it.
@@ -142,7 +150,7 @@ impl BlockReader {
             Piece::Bytes { start, end, csv } => (Source::Plain(handle), start, end, csv),
             Piece::Whole { start } if file.compression == Compression::None => (Source::Plain(handle), start, u64::MAX, CsvState::Record),
             Piece::Whole { start } => {
-                let stream = Stream::new(file, handle, self.limits)?;
+                let stream = Stream::new(file, handle, self.limits, self.room)?;
                 (Source::Stream(Box::new(stream)), start, u64::MAX, CsvState::Record)
             }
         };
@@ -167,15 +175,16 @@ impl BlockReader {
             if let Some(cut) = self.cut()? {
                 break cut;
             }
-            if self.filled >= self.limits.record_bytes {
+            let most = self.longest_record();
+            if self.filled >= most {
                 // Exactly at the limit, and maybe at the end of the file, which a stream shows only when asked for more.
-                self.fill(self.limits.record_bytes + 1)?;
-                if self.filled > self.limits.record_bytes {
+                self.fill(most + 1)?;
+                if self.filled > most {
                     return Err(self.too_long());
                 }
                 continue;
             }
-            wanted = self.filled.max(self.block_bytes / 2).saturating_mul(2).min(self.limits.record_bytes);
+            wanted = self.filled.max(self.block_bytes / 2).saturating_mul(2).min(most);
         };
         self.check_fields(cut)?;
         self.taken = cut;
@@ -361,9 +370,18 @@ impl BlockReader {
         self.shard.as_ref().expect("a shard is open")
     }
 
+    /// The longest record that may be held, by the limits and by what memory there is.
+    fn longest_record(&self) -> usize {
+        usize::try_from(self.room.record_bytes()).map_or(self.limits.record_bytes, |room| self.limits.record_bytes.min(room.max(BOM.len())))
+    }
+
     fn too_long(&self) -> ReadError {
-        let shard = self.shard();
-        ReadError::RecordTooLong { path: shard.input.path.clone(), offset: shard.offset, limit: self.limits.record_bytes as u64 }
+        let Reading { input, offset, .. } = self.shard();
+        let (path, offset, limit) = (input.path.clone(), *offset, self.limits.record_bytes as u64);
+        if self.longest_record() == self.limits.record_bytes {
+            return ReadError::RecordTooLong { path, offset, limit };
+        }
+        ReadError::NoRoom { path, what: "the record", offset, room: self.room.record_bytes(), enough: self.room.enough_for_record(limit) }
     }
 }
 

@@ -49,6 +49,23 @@ pub enum ReadError {
         /// The limit, its terminator included.
         limit: u64,
     },
+    /// The limits allow it, but there is no memory for it.
+    #[error(
+        "{what} at byte {offset} of {} takes more than {room} bytes, for which a thread has no room; give --memory {}MiB or fewer --threads",
+        path.display(), enough.div_ceil(1 << 20)
+    )]
+    NoRoom {
+        /// The file.
+        path: PathBuf,
+        /// A record, or a zstd window.
+        what: &'static str,
+        /// Where it begins.
+        offset: u64,
+        /// The most that there is room for.
+        room: u64,
+        /// How much memory would do for the most that the limits allow.
+        enough: u64,
+    },
     /// A field is longer than `Limits::field_bytes`.
     #[error("the field at byte {offset} of {} is longer than {limit} bytes", path.display())]
     FieldTooLong {
@@ -135,6 +152,7 @@ impl ReadError {
             | Self::Io { path, .. }
             | Self::Changed { path, .. }
             | Self::RecordTooLong { path, .. }
+            | Self::NoRoom { path, .. }
             | Self::FieldTooLong { path, .. }
             | Self::Truncated { path, .. }
             | Self::Corrupt { path, .. }

@@ -27,7 +27,7 @@ pub use block::{Block, BlockReader, Framing, PADDING, lines};
 pub use error::{Change, ReadError};
 pub use format::csv::{CsvOptions, CsvState, Dialect};
 pub use format::{Compression, Format, Shape, of_name};
-pub use limits::Limits;
+pub use limits::{Limits, Room};
 pub use listing::{Fingerprint, InputFile, ListError, list};
 pub use manifest::{Digest, Manifest};
 pub use output::{OutputClaim, PublishError, Published, Replaced};

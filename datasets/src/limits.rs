@@ -1,4 +1,7 @@
 //! Caps on what one input may ask of memory. Past one of them comes a named error, never an exhausted machine.
+//!
+//! [`Limits`] belong to the plan and are the same everywhere. [`Room`] is what one machine has, and never changes what is read:
+//! it can only make reading fail.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,5 +25,46 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { record_bytes: 16 << 20, field_bytes: 16 << 20, expansion: 1_100, window_bytes: 128 << 20, page_bytes: 256 << 20 }
+    }
+}
+
+/// How much memory there is for the threads that read.
+///
+/// What an input needs beyond it, the limits allowing it, is an error that says how much memory would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The memory of all threads together.
+    pub memory_bytes: u64,
+    /// The threads that share it.
+    pub threads: u64,
+}
+
+impl Room {
+    /// Room for whatever the limits allow.
+    pub const ENDLESS: Self = Self { memory_bytes: u64::MAX, threads: 1 };
+
+    /// Of a thread's share, one record may take an eighth.
+    const RECORDS: u64 = 8;
+    /// A zstd window may take a quarter.
+    const WINDOWS: u64 = 4;
+
+    /// Returns the longest record that a thread can hold.
+    pub fn record_bytes(self) -> u64 {
+        self.memory_bytes / self.threads / Self::RECORDS
+    }
+
+    /// Returns the largest zstd window that a thread can hold, where none was expected.
+    pub fn window_bytes(self) -> u64 {
+        self.memory_bytes / self.threads / Self::WINDOWS
+    }
+
+    /// Returns how much memory would do for records of so many bytes.
+    pub fn enough_for_record(self, bytes: u64) -> u64 {
+        bytes.saturating_mul(Self::RECORDS).saturating_mul(self.threads)
+    }
+
+    /// Returns how much memory would do for zstd windows of so many bytes.
+    pub fn enough_for_window(self, bytes: u64) -> u64 {
+        bytes.saturating_mul(Self::WINDOWS).saturating_mul(self.threads)
     }
 }

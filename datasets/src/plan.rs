@@ -25,6 +25,7 @@ use crate::limits::Limits;
 use crate::listing::InputFile;
 use crate::shard::{Piece, Shard};
 use crate::survey::{Finding, Footer, Grid, Head, Question, Survey, SurveyResult, Task, schema_bytes};
+use crate::table;
 
 const MIN_SHARD_BYTES: u64 = 32 << 20;
 const MAX_SHARDS: u64 = 1_000_000;
@@ -35,6 +36,8 @@ const MAX_ASKED_SHARDS: u64 = 32 << 20;
 /// Column types are inferred from about this much of the first files.
 const PREFIX_BYTES: u64 = 1 << 20;
 const PREFIX_FILES: usize = 64;
+/// What decompressing bzip2 takes: blocks of up to 900 kB, four bytes for each.
+const BZIP2_BYTES: u64 = 4 << 20;
 /// A unit of surveying reads about this much, of at most so many files.
 const SURVEY_BYTES: u64 = 32 << 20;
 const SURVEY_TASKS: usize = 256;
@@ -105,6 +108,9 @@ pub struct PlannedFile {
     pub header: Option<Vec<String>>,
     /// Where the records begin, behind a CSV header; pieces begin there, so nobody needs to skip it.
     pub start: u64,
+    /// What a reader of the file must hold at once besides its blocks: a page of each column that is read and a batch of what they hold,
+    /// a batch, or a decompressor's window. For Parquet it is at most this; [`Plan::held_by`] looks at the pages.
+    pub held_bytes: u64,
     /// The CSV automaton's state at the start of every chunk, if the file has more than one shard.
     states: Vec<CsvState>,
 }
@@ -411,7 +417,13 @@ fn planned_file(file: InputFile, facts: &mut Facts, options: &PlanOptions) -> Re
         None => facts.head.as_mut().and_then(|head| head.columns.take()),
     };
     let header = header.filter(|_| options.shape.is_tabular(file.format) || options.csv.header);
-    Ok(PlannedFile { file, header, start, states })
+    let held_bytes = match (&facts.footer, file.compression) {
+        (Some(footer), _) => footer.held_bytes,
+        (None, Compression::Zstd) => facts.head.as_ref().map_or(0, |head| head.window_bytes),
+        (None, Compression::Bzip2) => BZIP2_BYTES,
+        (None, Compression::None | Compression::Gzip) => 0,
+    };
+    Ok(PlannedFile { file, header, start, held_bytes, states })
 }
 
 /// Adds the shards of one file.
@@ -463,6 +475,17 @@ impl Plan {
             Format::Fixed(size) => Framing::Fixed(size),
             Format::Parquet | Format::Arrow => return None,
         })
+    }
+
+    /// Finds out what a reader of a file must hold at once, by looking at the headers of all pages of a Parquet file.
+    ///
+    /// [`PlannedFile::held_bytes`] costs nothing and may be far above it.
+    pub fn held_by(&self, file: &PlannedFile) -> Result<u64, ReadError> {
+        let columns = match &self.options.columns {
+            Projection::All => None,
+            Projection::Names(names) => Some(names.as_slice()),
+        };
+        if file.file.format == Format::Parquet { table::held_bytes(&file.file, columns) } else { Ok(file.held_bytes) }
     }
 
     /// Chooses at most `count` small pieces, evenly spread over the input, from which to read the first few records each.

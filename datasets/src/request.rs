@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::format::csv::CsvOptions;
 use crate::format::{Compression, Format};
+use crate::limits::Limits;
 use crate::sink::OutputFormat;
 
 /// Inputs, output and the flags that decide what a run gives.
@@ -93,6 +94,13 @@ impl RunRequest {
         }
         self.output = absolute(&self.output)?;
         Ok(self)
+    }
+
+    /// Returns the caps that the plan has: those asked for, and the usual ones.
+    pub fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        let record_bytes = self.max_record_bytes.map_or(usual.record_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        Limits { record_bytes, field_bytes: record_bytes, ..usual }
     }
 
     /// Finds an input file that lies in the output and would be replaced with it.

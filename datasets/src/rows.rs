@@ -9,7 +9,7 @@ use crate::block::{Block, BlockReader, Framing};
 use crate::error::ReadError;
 use crate::format::Format;
 use crate::format::csv::{CsvOptions, Dialect};
-use crate::limits::Limits;
+use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
 use crate::table::csv::unquote;
@@ -56,6 +56,7 @@ pub struct RowItem<'a, T> {
 pub struct RowReader<T> {
     csv: CsvOptions,
     limits: Limits,
+    room: Room,
     /// The columns that the type has, if it says so.
     wanted: Option<Vec<String>>,
     blocks: BlockReader,
@@ -98,6 +99,7 @@ impl<T: DeserializeOwned> RowReader<T> {
         Self {
             csv,
             limits,
+            room: Room::ENDLESS,
             wanted: field_names::<T>(),
             blocks: BlockReader::with_limits(BLOCK_BYTES, limits),
             block_offset: 0,
@@ -105,6 +107,13 @@ impl<T: DeserializeOwned> RowReader<T> {
             source: Source::Nothing,
             row: PhantomData,
         }
+    }
+
+    /// Keeps to `room` as well: a record above it is an error, whatever the limits.
+    pub fn within(mut self, room: Room) -> Self {
+        self.blocks = self.blocks.within(room);
+        self.room = room;
+        self
     }
 
     /// Opens a shard, in place of the one before it. `names` are the columns of a delimited file, in its order; other formats
@@ -130,7 +139,7 @@ impl<T: DeserializeOwned> RowReader<T> {
                 let wanted = |name: &String| self.wanted.as_ref().is_none_or(|wanted| wanted.contains(name));
                 let columns = (0..schema.fields().len()).filter(|&column| wanted(schema.field(column).name())).collect::<Vec<_>>();
                 let schema = schema.project(&columns).expect("columns of this schema");
-                let mut table = TableReader::new(TableSpec { limits: self.limits, ..TableSpec::new(schema.into()) });
+                let mut table = TableReader::new(TableSpec { limits: self.limits, room: self.room, ..TableSpec::new(schema.into()) });
                 table.open(file, None, piece)?;
                 Source::Columns(Box::new(table), Vec::new().into_iter())
             }

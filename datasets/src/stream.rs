@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::error::ReadError;
 use crate::format::Compression;
-use crate::limits::Limits;
+use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 
 /// What a stream may expand to whatever its size: the ratio of a tiny file says nothing.
@@ -20,6 +20,7 @@ pub(crate) struct Stream {
     codec: Codec,
     produced: u64,
     limits: Limits,
+    room: Room,
 }
 
 #[allow(clippy::large_enum_variant, reason = "a stream is boxed, and there is one per reader")]
@@ -50,19 +51,17 @@ impl Read for Counted {
 
 impl Stream {
     /// Begins to decompress `input`, whose file is open as `file` and is compressed.
-    pub(crate) fn new(input: &InputFile, file: File, limits: Limits) -> Result<Self, ReadError> {
+    pub(crate) fn new(input: &InputFile, file: File, limits: Limits, room: Room) -> Result<Self, ReadError> {
         let fail = |source| input.io_error(0, source);
-        let window = if input.compression == Compression::Zstd { zstd_window(&file).map_err(fail)? } else { None };
-        if let Some(bytes) = window.filter(|bytes| *bytes > limits.window_bytes) {
-            return Err(ReadError::WindowTooLarge { path: input.path.clone(), bytes, limit: limits.window_bytes });
-        }
+        let window = window_bytes(input, &file, limits)?;
         let source = BufReader::with_capacity(128 << 10, Counted { file, consumed: 0, failed: false });
         let codec = match input.compression {
             Compression::Gzip => Codec::Gzip(flate2::bufread::MultiGzDecoder::new(source)),
             Compression::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(source).map_err(fail)?;
-                // Frames behind the first one are bound by this.
-                decoder.window_log_max(limits.window_bytes.max(1 << 10).ilog2().clamp(10, 31)).map_err(fail)?;
+                // The first frame was looked at before; those behind it are bound by this.
+                let behind = limits.window_bytes.min(room.window_bytes()).max(1 << 10).ilog2();
+                decoder.window_log_max(behind.max(window.next_power_of_two().ilog2()).min(31)).map_err(fail)?;
                 Codec::Zstd(decoder)
             }
             #[cfg(feature = "bzip2")]
@@ -71,7 +70,7 @@ impl Stream {
             Compression::Bzip2 => return Err(ReadError::Unsupported { path: input.path.clone(), feature: "bzip2" }),
             Compression::None => unreachable!("plain files are read in place"),
         };
-        Ok(Self { codec, produced: 0, limits })
+        Ok(Self { codec, produced: 0, limits, room })
     }
 
     /// Reads the next bytes; none at the end of the stream.
@@ -114,12 +113,30 @@ impl Stream {
         let (path, offset) = (input.path.clone(), self.produced);
         if self.source().failed {
             ReadError::Io { path, offset, source }
+        } else if self.room.window_bytes() < self.limits.window_bytes && source.to_string() == ZSTD_WINDOW_TOO_LARGE {
+            let (room, enough) = (self.room.window_bytes(), self.room.enough_for_window(self.limits.window_bytes));
+            ReadError::NoRoom { path, what: "a zstd window", offset, room, enough }
         } else if source.kind() == io::ErrorKind::UnexpectedEof {
             ReadError::Truncated { path, offset }
         } else {
             ReadError::Corrupt { path, offset, source }
         }
     }
+}
+
+/// What zstd says of a frame whose window is above the maximum; its bindings pass the text on alone.
+const ZSTD_WINDOW_TOO_LARGE: &str = "Frame requires too much memory for decoding";
+
+/// Returns the window that the first frame of a zstd file needs, and refuses one above the limit. None for other files.
+pub(crate) fn window_bytes(input: &InputFile, file: &File, limits: Limits) -> Result<u64, ReadError> {
+    if input.compression != Compression::Zstd {
+        return Ok(0);
+    }
+    let bytes = zstd_window(file).map_err(|source| input.io_error(0, source))?.unwrap_or(0);
+    if bytes > limits.window_bytes {
+        return Err(ReadError::WindowTooLarge { path: input.path.clone(), bytes, limit: limits.window_bytes });
+    }
+    Ok(bytes)
 }
 
 /// Reads from the header of the first zstd frame how large a window decompression takes.

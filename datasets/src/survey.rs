@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::block::{BOM, BlockReader, Framing, read_at};
 use crate::error::ReadError;
 use crate::format::csv::{CsvOptions, Dialect, Transition};
-use crate::limits::Limits;
+use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
+use crate::stream;
 use crate::table;
 
 /// A unit of surveying, see [`Survey::run`].
@@ -64,6 +65,8 @@ pub(crate) struct Footer {
     pub(crate) schema: SchemaRef,
     /// The bytes of each row group or batch.
     pub(crate) weights: Vec<u64>,
+    /// See [`PlannedFile::held_bytes`](crate::PlannedFile::held_bytes).
+    pub(crate) held_bytes: u64,
 }
 
 /// The beginning of a file.
@@ -75,6 +78,8 @@ pub(crate) struct Head {
     pub(crate) start: u64,
     /// The first of them, whole.
     pub(crate) prefix: Vec<u8>,
+    /// The window of a zstd file.
+    pub(crate) window_bytes: u64,
 }
 
 impl Survey {
@@ -83,9 +88,9 @@ impl Survey {
         self.tasks.iter().map(Task::bytes).sum()
     }
 
-    /// Reads what the survey asks for. A pure function of the files; units may run anywhere, in any order.
-    pub fn run(&self) -> Result<SurveyResult, ReadError> {
-        let mut blocks = BlockReader::with_limits(64 << 10, self.limits);
+    /// Reads what the survey asks for. A pure function of the files; units may run anywhere, in any order, where there is room.
+    pub fn run(&self, room: Room) -> Result<SurveyResult, ReadError> {
+        let mut blocks = BlockReader::with_limits(64 << 10, self.limits).within(room);
         let findings = self.tasks.iter().map(|task| match task.question {
             Question::Head { prefix_bytes } => self.head(&task.file, prefix_bytes, &mut blocks).map(Finding::Head),
             Question::States { start, end, grid } => self.states(&task.file, start, end, grid).map(Finding::States),
@@ -102,7 +107,7 @@ impl Survey {
         let dialect = self.dialect(file);
         let framing = dialect.map_or(Framing::Lines, |Dialect { delimiter, quotes }| Framing::Csv { delimiter, quotes });
         blocks.open(file, &Piece::Whole { start: 0 }, framing)?;
-        let mut head = Head::default();
+        let mut head = Head { window_bytes: stream::window_bytes(file, &file.open()?, self.limits)?, ..Head::default() };
         while head.columns.is_none() && dialect.is_some() || (head.prefix.len() as u64) < prefix_bytes {
             let Some(block) = blocks.next()? else { break };
             let mut body = 0;
@@ -123,8 +128,8 @@ impl Survey {
 
     fn footer(&self, file: &InputFile) -> Result<Footer, ReadError> {
         let table::Footer { schema, groups } = table::footer(file)?;
-        table::check_pages(file, self.columns.as_deref(), self.limits.page_bytes)?;
-        Ok(Footer { schema, weights: groups.iter().map(|group| group.bytes).collect() })
+        let held_bytes = table::check_pages(file, self.columns.as_deref(), self.limits.page_bytes)?;
+        Ok(Footer { schema, weights: groups.iter().map(|group| group.bytes).collect(), held_bytes })
     }
 
     fn states(&self, file: &InputFile, start: u64, end: u64, grid: Grid) -> Result<Vec<Transition>, ReadError> {

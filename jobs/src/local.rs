@@ -16,12 +16,13 @@ use serde::Serialize;
 use shardmill_datasets::manifest::{Digest, ManifestInput, ManifestPart, SetAside};
 use shardmill_datasets::sink::{OutputFormat, SinkSpec};
 use shardmill_datasets::{
-    Draft, Format, Limits, ListError, Manifest, OutputClaim, Plan, PlanError, PlanOptions, Projection, PublishError, ReadError, RunRequest,
+    Draft, Format, ListError, Manifest, OutputClaim, Plan, PlanError, PlanOptions, Projection, PublishError, ReadError, Room, RunRequest,
     SchemaRequest, WriteError, list,
 };
 
 use crate::engine::{
-    Budget, BudgetTooSmall, Partitioner, Progress, Settings, Sources, list_pairs, map_shards, range_cuts, reduce_partitions, system_memory,
+    Budget, BudgetTooSmall, Partitioner, Progress, Settings, Sources, list_pairs, map_shards, range_cuts, reading, reduce_partitions,
+    system_memory,
 };
 use crate::fault::{BadRecord, Fault};
 use crate::job::{ColumnTypes, Columns, MapReduce, Partitioning};
@@ -140,6 +141,7 @@ pub(crate) struct Planned<J: MapReduce> {
     pub(crate) plan: Plan,
     pub(crate) sink: SinkSpec,
     pub(crate) budget: Budget,
+    room: Room,
     pool: ThreadPool,
     options: Options,
     progress: Arc<Progress>,
@@ -160,19 +162,14 @@ impl<J: MapReduce> Planned<J> {
             listed => listed?,
         };
         let total_bytes = options.memory_bytes.unwrap_or_else(|| system_memory() / 2);
-        let mut limits = Limits::default();
-        // What a reader may have to hold at once stays well below a thread's share.
-        let share = total_bytes / threads;
-        limits.record_bytes = options.request.max_record_bytes.map_or(limits.record_bytes, |bytes| bytes as usize).min(share / 8);
-        limits.field_bytes = limits.record_bytes;
-        limits.window_bytes = limits.window_bytes.min(share as u64 / 4);
-        limits.page_bytes = limits.page_bytes.min(share as u64 / 4);
+        let room = Room { memory_bytes: total_bytes as u64, threads: threads as u64 };
+        BudgetTooSmall::check_records(&options.request, &files, room)?;
         let plan_options = PlanOptions {
             shape: J::Input::KIND,
             shard_bytes: options.request.shard_bytes,
             partitions: options.request.partitions,
             csv: options.request.csv,
-            limits,
+            limits: options.request.limits(),
             columns: match (J::Input::columns(), job.columns().map_err(refused)?) {
                 (_, Columns::Named(names)) | (Columns::Named(names), Columns::All) => Projection::Names(names),
                 (Columns::All, Columns::All) => Projection::All,
@@ -183,20 +180,20 @@ impl<J: MapReduce> Planned<J> {
             },
         };
         let draft = Draft::new(files, plan_options)?;
-        let surveys = pool.install(|| draft.surveys().par_iter().map(|survey| survey.run()).collect::<Result<Vec<_>, _>>())?;
+        let surveys = pool.install(|| draft.surveys().par_iter().map(|survey| survey.run(room)).collect::<Result<Vec<_>, _>>())?;
         let mut plan = draft.finish(surveys)?;
         job.bind(plan.schema.as_ref()).map_err(refused)?;
         if plan.files.iter().all(|file| file.file.format.delimiter().is_some()) {
             plan.schema = plan.schema.map(|schema| job.columns_read(&schema));
         }
         let sink = sink_spec(&job, &plan, &options)?;
-        let budget = Budget::new(total_bytes, threads, reader_bytes(&plan), sink.memory_bytes())?;
-        Ok(Self { name: name.to_owned(), job, plan, sink, budget, pool, options, progress, started, planned: Instant::now() })
+        let budget = Budget::new(total_bytes, threads, &reading(&plan, room)?, sink.memory_bytes())?;
+        Ok(Self { name: name.to_owned(), job, plan, sink, budget, room, pool, options, progress, started, planned: Instant::now() })
     }
 
     /// Runs what was planned.
     pub(crate) fn run(self, mut on_phase: impl FnMut(Phase, &Plan)) -> Result<Summary, RunError> {
-        let Self { name, job, plan, sink, budget, pool, options, progress, started, planned } = self;
+        let Self { name, job, plan, sink, budget, room, pool, options, progress, started, planned } = self;
         refuse_overlap(&plan, &options.request)?;
         let id = run_id();
         let claim = OutputClaim::take(&options.request.output, &id, options.request.overwrite).map_err(RunError::Claim)?;
@@ -208,6 +205,7 @@ impl<J: MapReduce> Planned<J> {
             total_bytes: options.tight.map_or(budget.total_bytes, |tight| tight.collect_bytes),
             block_bytes: options.tight.map_or(budget.block_bytes, |tight| tight.merge_bytes / 4),
             fan_in: options.tight.map_or(usize::MAX, |tight| tight.fan_in),
+            room,
             max_bad_records: options.request.max_bad_records,
             temp_directory: temp.path.clone(),
             durable: options.durable,
@@ -352,11 +350,6 @@ fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<Si
     let sink = SinkSpec { format, compression: options.request.output_compression, schema };
     sink.check().map_err(RunError::Sink)?;
     Ok(sink)
-}
-
-/// What reading takes on one thread: blocks of 256 to 512 KiB; for batches their columns too, and those that the job computes from them.
-fn reader_bytes(plan: &Plan) -> usize {
-    if plan.schema.is_some() { 8 << 20 } else { 3 << 20 }
 }
 
 /// A name for this run that no other has.

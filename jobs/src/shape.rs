@@ -94,8 +94,8 @@ impl Shape for Lines {
 impl Driver for Lines {
     type Reader = BlockReader;
 
-    fn reader(plan: &Plan, _: &Settings) -> BlockReader {
-        BlockReader::with_limits(BLOCK_BYTES, plan.options.limits)
+    fn reader(plan: &Plan, settings: &Settings) -> BlockReader {
+        BlockReader::with_limits(BLOCK_BYTES, plan.options.limits).within(settings.room)
     }
 
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut BlockReader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
@@ -284,8 +284,8 @@ impl<T: DeserializeOwned + 'static> Shape for Rows<T> {
 impl<T: DeserializeOwned + 'static> Driver for Rows<T> {
     type Reader = RowReader<T>;
 
-    fn reader(plan: &Plan, _: &Settings) -> RowReader<T> {
-        RowReader::new(plan.options.csv, plan.options.limits)
+    fn reader(plan: &Plan, settings: &Settings) -> RowReader<T> {
+        RowReader::new(plan.options.csv, plan.options.limits).within(settings.room)
     }
 
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut Self::Reader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
@@ -365,9 +365,10 @@ impl Shape for Batches {
 impl Driver for Batches {
     type Reader = TableReader;
 
-    fn reader(plan: &Plan, _: &Settings) -> TableReader {
+    fn reader(plan: &Plan, settings: &Settings) -> TableReader {
         let schema = plan.schema.clone().unwrap_or_else(|| arrow::datatypes::Schema::empty().into());
-        TableReader::new(TableSpec { csv: plan.options.csv, limits: plan.options.limits, ..TableSpec::new(schema) })
+        let (csv, limits, room) = (plan.options.csv, plan.options.limits, settings.room);
+        TableReader::new(TableSpec { csv, limits, room, ..TableSpec::new(schema) })
     }
 
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut TableReader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {

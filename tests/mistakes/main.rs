@@ -4,3 +4,4 @@
 mod disks;
 mod records;
 mod refused;
+mod room;

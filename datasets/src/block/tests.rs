@@ -252,6 +252,34 @@ fn a_zstd_window_above_the_limit_is_refused() {
     let (_path, input) = compressed(Compression::Zstd, &[zstd::bulk::compress(b"small", 1).unwrap(), large].concat());
     let error = read(&mut strict(), &input, &[WHOLE], framing).unwrap_err();
     assert!(matches!(error, ReadError::Corrupt { .. }), "{error}");
+    // Where it is not the limit that is too low, it is known how much memory would do.
+    let room = Room { memory_bytes: 16 << 20, threads: 4 };
+    let error = read(&mut BlockReader::new(4096, 1 << 20).within(room), &input, &[WHOLE], framing).unwrap_err();
+    assert!(matches!(error, ReadError::NoRoom { offset: 5, room: 1_048_576, enough: 2_147_483_648, .. }), "{error}");
+    let room = Room { memory_bytes: 64 << 20, threads: 4 };
+    assert!(read(&mut BlockReader::new(4096, 1 << 20).within(room), &input, &[WHOLE], framing).is_ok());
+}
+
+#[test]
+fn a_record_above_the_room_is_an_error_that_says_how_much_would_do() {
+    let text = [
+        "ab
+",
+        &"c".repeat(99),
+        "
+d
+",
+    ]
+    .concat();
+    let room = |longest: u64| Room { memory_bytes: longest * 8 * 3, threads: 3 };
+    let (_path, input) = write(text.as_bytes());
+    let read_within = |longest| read(&mut BlockReader::new(16, 1000).within(room(longest)), &input, &[WHOLE], Framing::Lines);
+    assert_eq!(read_within(100).unwrap().len(), 3);
+    let error = read_within(99).unwrap_err();
+    assert!(matches!(error, ReadError::NoRoom { offset: 3, room: 99, enough: 24_000, .. }), "{error}");
+    // The limit is told where it is the limit.
+    let error = read(&mut BlockReader::new(16, 50).within(room(100)), &input, &[WHOLE], Framing::Lines).unwrap_err();
+    assert!(matches!(error, ReadError::RecordTooLong { offset: 3, limit: 50, .. }), "{error}");
 }
 
 #[test]

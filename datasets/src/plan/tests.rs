@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::BlockReader;
+use crate::Room;
 use crate::format::csv::Dialect;
 use crate::format::csv::tests::{CSV, dense, oracle, rows};
 
@@ -24,7 +25,8 @@ fn listed(folder: &tempfile::TempDir, files: &[(&str, &[u8])]) -> Vec<InputFile>
 /// Plans, sending surveys and results through their wire form.
 fn plan(files: Vec<InputFile>, options: PlanOptions) -> Result<Plan, PlanError> {
     let draft = Draft::new(files, options)?;
-    let results: Vec<_> = draft.surveys().iter().map(|survey| Ok(copied(&copied(survey).run()?))).collect::<Result<_, ReadError>>()?;
+    let results: Vec<_> =
+        draft.surveys().iter().map(|survey| Ok(copied(&copied(survey).run(Room::ENDLESS)?))).collect::<Result<_, ReadError>>()?;
     let plan = draft.finish(results)?;
     assert_eq!(copied(&plan), plan);
     Ok(plan)
@@ -315,7 +317,7 @@ fn many_small_files_are_few_surveys() {
     let file = listed(&folder, &[("a.csv", b"n\n1\n")]).remove(0);
     let draft = Draft::new(vec![file; 100_000], PlanOptions::new(Shape::Rows)).unwrap();
     assert_eq!(draft.surveys().len(), 391);
-    let one = draft.surveys()[0].run().unwrap();
+    let one = draft.surveys()[0].run(Room::ENDLESS).unwrap();
     let mut results = vec![one; 391];
     results[390].findings.truncate(100_000 - 390 * 256);
     assert_eq!(draft.finish(results).unwrap().shards.len(), 100_000);
@@ -326,7 +328,7 @@ fn results_of_another_plan_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let files = listed(&folder, &[("a.csv", b"n\n1\n2\n3\n")]);
     let draft = |shard_bytes| Draft::new(files.clone(), with_shards(Shape::Rows, shard_bytes)).unwrap();
-    let run = |draft: &Draft| draft.surveys().iter().map(|survey| survey.run().unwrap()).collect::<Vec<_>>();
+    let run = |draft: &Draft| draft.surveys().iter().map(|survey| survey.run(Room::ENDLESS).unwrap()).collect::<Vec<_>>();
     let of_other = run(&draft(3));
     assert!(draft(3).finish(of_other.clone()).is_ok());
     assert!(matches!(draft(5).finish(of_other.clone()), Err(PlanError::Results { .. })));

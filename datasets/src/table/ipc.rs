@@ -35,14 +35,16 @@ pub(crate) fn footer(file: &InputFile) -> Result<(SchemaRef, Vec<Group>), ReadEr
     })
 }
 
-/// Refuses a file with a batch of more than `limit` bytes, uncompressed. All columns count: a batch is read as a whole.
-pub(crate) fn check_batches(file: &InputFile, limit: u64) -> Result<(), ReadError> {
+/// Refuses a file with a batch of more than `limit` bytes, uncompressed, and returns what holding the largest takes. All columns
+/// count: a batch is read as a whole.
+pub(crate) fn check_batches(file: &InputFile, limit: u64) -> Result<u64, ReadError> {
     let (_, groups) = footer(file)?;
     match groups.iter().enumerate().find(|(_, group)| group.bytes > limit) {
         Some((number, group)) => {
             Err(ReadError::PageTooLarge { path: file.path.clone(), what: format!("batch {number}"), bytes: group.bytes, limit })
         }
-        None => Ok(()),
+        // As it stands in the file, and decompressed or converted.
+        None => Ok(2 * groups.iter().map(|group| group.bytes).max().unwrap_or(0)),
     }
 }
 

@@ -31,7 +31,7 @@ use crate::block::{BlockReader, Framing};
 use crate::error::ReadError;
 use crate::format::Format;
 use crate::format::csv::{CsvOptions, Dialect};
-use crate::limits::Limits;
+use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
 use arrow::datatypes::SchemaRef;
@@ -48,6 +48,8 @@ pub struct TableSpec {
     pub csv: CsvOptions,
     /// Caps on records and fields.
     pub limits: Limits,
+    /// What memory there is for them.
+    pub room: Room,
     /// The most rows of one batch. 8,192.
     pub batch_rows: usize,
     /// How much of a file is decoded at once, where it has no batches of its own. 512 KiB: block, index and columns stay in the cache.
@@ -59,11 +61,14 @@ pub struct TableSpec {
     pub keep_dictionaries: bool,
 }
 
+/// The most rows of a batch, unless a specification says otherwise.
+const BATCH_ROWS: usize = 8_192;
+
 impl TableSpec {
     /// Makes a specification with the default sizes.
     pub fn new(schema: SchemaRef) -> Self {
         let (csv, limits) = Default::default();
-        Self { schema, csv, limits, batch_rows: 8_192, block_bytes: 512 << 10, keep_dictionaries: false }
+        Self { schema, csv, limits, room: Room::ENDLESS, batch_rows: BATCH_ROWS, block_bytes: 512 << 10, keep_dictionaries: false }
     }
 }
 
@@ -127,10 +132,11 @@ pub fn footer(file: &InputFile) -> Result<Footer, ReadError> {
     Ok(Footer { schema: conform::visible_schema(&stored).into(), groups })
 }
 
-/// Refuses a file that would need more than `limit` bytes at once for one Parquet page or Arrow batch, before anything is read.
+/// Refuses a file that would need more than `limit` bytes at once for one Parquet page or Arrow batch, before anything is read; returns
+/// at most how many bytes a reader of the file must hold at once: for Parquet a page of each column and a batch, for Arrow a batch.
 ///
 /// Only `columns` are looked at in a Parquet file, all of them where none are given. Files of other formats pass.
-pub fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> Result<(), ReadError> {
+pub fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> Result<u64, ReadError> {
     match file.format {
         #[cfg(feature = "parquet")]
         Format::Parquet => parquet::check_pages(file, columns, limit),
@@ -140,7 +146,18 @@ pub fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> 
             Err(without_parquet(file))
         }
         Format::Arrow => ipc::check_batches(file, limit),
-        _ => Ok(()),
+        _ => Ok(0),
+    }
+}
+
+/// Returns how many bytes a reader of a Parquet file must hold at once for its pages and a batch. Looks at each page's header.
+pub(crate) fn held_bytes(file: &InputFile, columns: Option<&[String]>) -> Result<u64, ReadError> {
+    #[cfg(feature = "parquet")]
+    return parquet::held_bytes(file, columns);
+    #[cfg(not(feature = "parquet"))]
+    {
+        let _ = columns;
+        Err(without_parquet(file))
     }
 }
 
@@ -194,7 +211,7 @@ impl TableReader {
     /// Makes a reader that has nothing open yet.
     pub fn new(spec: TableSpec) -> Self {
         Self {
-            blocks: BlockReader::with_limits(spec.block_bytes, spec.limits),
+            blocks: BlockReader::with_limits(spec.block_bytes, spec.limits).within(spec.room),
             spec,
             csv: None,
             #[cfg(feature = "parquet")]

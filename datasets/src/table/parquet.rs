@@ -3,9 +3,9 @@
 //! Owns projection, row groups and the cap on pages; decoding is the `parquet` crate's. One row group is read after the other,
 //! so that no batch holds rows of two and dictionaries stay as they were written.
 //!
-//! **Pages.** What the reader needs at once is one page of each column, so that is what is capped ([`check_pages`]). A chunk that
-//! is smaller than the cap as a whole needs no look; otherwise its page headers are walked, without reading the pages. They are
-//! Thrift structures in the compact protocol, of which only this is needed:
+//! **Pages.** What the reader needs at once is one page of each column and the column's dictionary, so these are capped
+//! ([`check_pages`]) and counted ([`held_bytes`]). A chunk that is smaller than the cap as a whole needs no look; otherwise its page
+//! headers are walked, without reading the pages. They are Thrift structures in the compact protocol, of which only this is needed:
 //!
 //! ```text
 //!   struct   field…, 0            field   (id - last id) << 4 | type, value     id as a varint where the difference is above 15
@@ -13,12 +13,12 @@
 //! ```
 
 use super::conform::{conform, positions};
-use super::{Group, TableSpec};
+use super::{BATCH_ROWS, Group, TableSpec};
 use crate::error::ReadError;
 use crate::listing::InputFile;
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use ::parquet::basic::Encoding;
+use ::parquet::basic::{Encoding, Type};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -40,24 +40,68 @@ pub(crate) fn footer(file: &InputFile) -> Result<(SchemaRef, Vec<Group>), ReadEr
     Ok((metadata.schema().clone(), groups.collect()))
 }
 
-/// Refuses a file that has a page of more than `limit` bytes, uncompressed, in one of `columns` (all, where none are given).
-pub(crate) fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> Result<(), ReadError> {
+/// Refuses a file that has a page of more than `limit` bytes, uncompressed, in one of `columns` (all, where none are given). Returns
+/// at most how many bytes must be held at once to read them.
+pub(crate) fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> Result<u64, ReadError> {
     let handle = file.open()?;
     let metadata = load(file, &handle)?;
+    let mut most = 0;
     for (number, group) in metadata.metadata().row_groups().iter().enumerate() {
-        for chunk in group.columns() {
-            let name = &chunk.column_path().parts()[0];
-            let read = columns.is_none_or(|columns| columns.contains(name));
-            if read && chunk.uncompressed_size().cast_unsigned() > limit {
-                let bytes = largest_page(&handle, chunk).map_err(|detail| malformed(file, chunk.byte_range().0, detail))?;
+        let mut held = batch_bytes(group, columns);
+        for chunk in chunks(group, columns) {
+            let whole = chunk.uncompressed_size().cast_unsigned();
+            // As a page and as a dictionary it can be counted twice, but no more.
+            held += 2 * whole;
+            if whole > limit {
+                let bytes = pages(file, &handle, chunk)?.largest;
                 if bytes > limit {
-                    let what = format!("a page of column '{name}' in row group {number}");
+                    let what = format!("a page of column '{}' in row group {number}", root(chunk));
                     return Err(ReadError::PageTooLarge { path: file.path.clone(), what, bytes, limit });
                 }
             }
         }
+        most = most.max(held);
     }
-    Ok(())
+    Ok(most)
+}
+
+/// Returns how many bytes must be held at once to read `columns` (all, where none are given): a page of each, the dictionaries, and a batch.
+pub(crate) fn held_bytes(file: &InputFile, columns: Option<&[String]>) -> Result<u64, ReadError> {
+    let handle = file.open()?;
+    let metadata = load(file, &handle)?;
+    let mut most = 0;
+    for group in metadata.metadata().row_groups() {
+        let mut held = batch_bytes(group, columns);
+        for chunk in chunks(group, columns) {
+            let Pages { largest, dictionary } = pages(file, &handle, chunk)?;
+            held += largest + dictionary;
+        }
+        most = most.max(held);
+    }
+    Ok(most)
+}
+
+/// The chunks of a row group that belong to `columns`.
+fn chunks<'g>(group: &'g RowGroupMetaData, columns: Option<&'g [String]>) -> impl Iterator<Item = &'g ColumnChunkMetaData> {
+    group.columns().iter().filter(move |chunk| columns.is_none_or(|columns| columns.contains(root(chunk))))
+}
+
+/// The name of the column of the table that a chunk belongs to.
+fn root(chunk: &ColumnChunkMetaData) -> &String {
+    &chunk.column_path().parts()[0]
+}
+
+/// About what the first batch takes in memory: values of a fixed size, and texts of a few bytes beside what their page holds.
+fn batch_bytes(group: &RowGroupMetaData, columns: Option<&[String]>) -> u64 {
+    let width = |chunk: &ColumnChunkMetaData| match chunk.column_type() {
+        Type::BOOLEAN => 1,
+        Type::INT32 | Type::FLOAT => 4,
+        Type::INT64 | Type::DOUBLE => 8,
+        Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY => 16,
+        Type::BYTE_ARRAY => 32,
+    };
+    // Once as it is read, once in the type that the job is given.
+    2 * group.num_rows().cast_unsigned().min(BATCH_ROWS as u64) * chunks(group, columns).map(width).sum::<u64>()
 }
 
 /// Reads pieces of Parquet files; keeps the footer of the last file.
@@ -164,23 +208,35 @@ fn malformed(file: &InputFile, offset: u64, detail: String) -> ReadError {
     ReadError::Malformed { path: file.path.clone(), offset, detail }
 }
 
-/// The largest page of a column chunk, uncompressed.
-fn largest_page(handle: &File, chunk: &ColumnChunkMetaData) -> Result<u64, String> {
+/// The pages of a column chunk, uncompressed.
+struct Pages {
+    largest: u64,
+    dictionary: u64,
+}
+
+fn pages(file: &InputFile, handle: &File, chunk: &ColumnChunkMetaData) -> Result<Pages, ReadError> {
     let (mut at, length) = chunk.byte_range();
     let end = at + length;
-    let mut largest = 0;
+    let mut pages = Pages { largest: 0, dictionary: 0 };
     while at < end {
-        let page = read_page_header(handle, at, end)?;
-        largest = largest.max(page.uncompressed);
+        let page = read_page_header(handle, at, end).map_err(|detail| malformed(file, at, detail))?;
+        pages.largest = pages.largest.max(page.uncompressed);
+        if page.kind == DICTIONARY_PAGE {
+            pages.dictionary = page.uncompressed;
+        }
         at += page.header + page.compressed;
     }
-    Ok(largest)
+    Ok(pages)
 }
+
+/// `PageType.DICTIONARY_PAGE` of the format.
+const DICTIONARY_PAGE: i64 = 2;
 
 /// What is needed of a page header, and how long it is.
 #[derive(Debug, PartialEq, Eq)]
 struct PageHeader {
     header: u64,
+    kind: i64,
     uncompressed: u64,
     compressed: u64,
 }
@@ -203,16 +259,17 @@ fn read_page_header(handle: &File, at: u64, end: u64) -> Result<PageHeader, Stri
 
 fn page_header(bytes: &[u8]) -> Option<PageHeader> {
     let mut thrift = Thrift { rest: bytes };
-    let (mut id, mut sizes) = (0, [None; 2]);
+    let (mut id, mut numbers) = (0, [None; 3]);
     while let Some((next, kind)) = thrift.field(id)? {
         id = next;
         match (id, kind) {
-            (2 | 3, Thrift::I32) => sizes[id as usize - 2] = Some(thrift.zigzag()?),
+            (1..=3, Thrift::I32) => numbers[id as usize - 1] = Some(thrift.zigzag()?),
             _ => thrift.skip(kind, 0)?,
         }
     }
     let header = (bytes.len() - thrift.rest.len()) as u64;
-    Some(PageHeader { header, uncompressed: sizes[0]?.try_into().ok()?, compressed: sizes[1]?.try_into().ok()? })
+    let [kind, uncompressed, compressed] = numbers;
+    Some(PageHeader { header, kind: kind?, uncompressed: uncompressed?.try_into().ok()?, compressed: compressed?.try_into().ok()? })
 }
 
 /// A reader of Thrift's compact protocol. `None` is the end of the bytes, or nonsense.

@@ -244,6 +244,18 @@ fn large_parquet_pages_are_refused_by_name_and_small_ones_pass() {
 }
 
 #[test]
+fn a_page_of_each_column_counts_as_what_is_held_at_once() {
+    let text = |column: usize| Arc::new((0..4000).map(|n| Some(format!("{n:0>100} {column}"))).collect::<StringArray>()) as ArrayRef;
+    let file = parquet_file(&RecordBatch::try_from_iter((0..30).map(|at| (format!("c{at}"), text(at)))).unwrap(), 10_000, false);
+    let input = InputFile::at(&file.path, None).unwrap();
+    let (one, all) = (held_bytes(&input, Some(&["c7".to_owned()])).unwrap(), held_bytes(&input, None).unwrap());
+    assert!((100_000..500_000).contains(&one), "a page of about 100 KB, and a batch: {one}");
+    assert_eq!(all, 30 * one);
+    let bound = check_pages(&input, None, 1 << 30).unwrap();
+    assert!(bound >= all && bound > 30 * 800_000, "without a look at the pages it may be all of a column: {bound}");
+}
+
+#[test]
 fn what_is_no_file_of_its_format_is_refused() {
     for name in ["x.parquet", "x.arrow"] {
         let file = written(name, "this is text, whatever its name says\n");

@@ -6,18 +6,78 @@
 
 use std::fs;
 
+use shardmill_datasets::{Compression, Format, InputFile, Plan, PlannedFile, ReadError, Room, RunRequest};
+
 /// The smallest share with which a thread can work: blocks to read, a table, and blocks to merge.
 const LEAST_SHARE: usize = 12 << 20;
 
 /// A budget that the threads cannot work in.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{threads} threads need a memory budget of at least {least_mib} MiB, not {given_mib} MiB; give --memory {least_mib}MiB or fewer --threads"
+    "{}{threads} threads need a memory budget of at least {least_mib} MiB, not {given_mib} MiB; give --memory {least_mib}MiB or fewer --threads",
+    because.as_ref().map(|cause| format!("{cause}: ")).unwrap_or_default()
 )]
 pub(crate) struct BudgetTooSmall {
+    because: Option<String>,
     threads: usize,
     least_mib: usize,
     given_mib: usize,
+}
+
+/// What reading takes on one thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading {
+    pub(crate) bytes: usize,
+    /// What of the input makes it more than usual.
+    pub(crate) because: Option<String>,
+}
+
+/// What reading the files of a plan takes on one thread, given the memory of all.
+///
+/// Blocks are of 256 to 512 KiB; for batches their columns come on top, and those that the job computes from them. What a file makes a
+/// reader hold (pages, batches, windows) is known from the survey.
+pub(crate) fn reading(plan: &Plan, room: Room) -> Result<Reading, ReadError> {
+    let share = room.memory_bytes / room.threads;
+    let has_batches = plan.schema.is_some() || plan.files.iter().any(|planned| planned.file.format.is_columnar());
+    let mut most: (u64, Option<&PlannedFile>) = (0, None);
+    for planned in &plan.files {
+        // Where the bound does no harm the pages need no look.
+        let held = if planned.held_bytes > share / 16 { plan.held_by(planned)? } else { planned.held_bytes };
+        if held > most.0 {
+            most = (held, Some(planned));
+        }
+    }
+    let because = most.1.map(|planned| {
+        let what = match planned.file.format {
+            Format::Parquet => "a page of each column",
+            Format::Arrow => "a batch",
+            _ => "decompressing",
+        };
+        format!("{what} of {} takes {} MiB in each thread", planned.file.path.display(), most.0.div_ceil(1 << 20))
+    });
+    let usual: usize = if has_batches { 8 << 20 } else { 3 << 20 };
+    Ok(Reading { bytes: usual.saturating_add(usize::try_from(most.0).unwrap_or(usize::MAX)), because })
+}
+
+impl BudgetTooSmall {
+    fn new(because: Option<String>, least_bytes: usize, given_bytes: usize, threads: usize) -> Self {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        Self { because, threads, least_mib: mib(least_bytes), given_mib: mib(given_bytes) }
+    }
+
+    /// Refuses records as long as the request allows where there is no room for them; none of a plain file is longer than that.
+    pub(crate) fn check_records(request: &RunRequest, files: &[InputFile], room: Room) -> Result<(), Self> {
+        let Some(asked) = request.max_record_bytes else { return Ok(()) };
+        let longest = |file: &InputFile| if file.compression == Compression::None { file.bytes } else { u64::MAX };
+        let needed = files.iter().map(longest).max().unwrap_or(0).min(asked);
+        if needed <= room.record_bytes() {
+            return Ok(());
+        }
+        let because = format!("--max-record-bytes allows records of {} MiB", needed.div_ceil(1 << 20));
+        let [least, given, threads] =
+            [room.enough_for_record(needed), room.memory_bytes, room.threads].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        Err(Self::new(Some(because), least, given, threads))
+    }
 }
 
 /// A memory budget, shared out.
@@ -33,17 +93,18 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Shares `total_bytes` out among `threads`, each of which needs `reader_bytes` while it maps and `writer_bytes` while it reduces.
-    pub(crate) fn new(total_bytes: usize, threads: usize, reader_bytes: usize, writer_bytes: usize) -> Result<Self, BudgetTooSmall> {
+    /// Shares `total_bytes` out among `threads`, each of which needs `reading` while it maps and `writer_bytes` while it reduces.
+    pub(crate) fn new(total_bytes: usize, threads: usize, reading: &Reading, writer_bytes: usize) -> Result<Self, BudgetTooSmall> {
         let share = total_bytes / threads;
-        let least = LEAST_SHARE.max(2 * reader_bytes).max(2 * writer_bytes);
+        let without_input = LEAST_SHARE.max(2 * writer_bytes);
+        let least = without_input.max(reading.bytes.saturating_mul(2));
         if share < least {
-            let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-            return Err(BudgetTooSmall { threads, least_mib: mib(least * threads), given_mib: mib(total_bytes) });
+            let because = reading.because.clone().filter(|_| least > without_input);
+            return Err(BudgetTooSmall::new(because, least.saturating_mul(threads), total_bytes, threads));
         }
         Ok(Self {
             total_bytes,
-            collect_bytes: share - share / 8 - reader_bytes,
+            collect_bytes: share - share / 8 - reading.bytes,
             // Hundreds of buffers, each rounded up by the allocator: half of the share is what they may add up to.
             merge_bytes: share / 2 - writer_bytes / 2,
             block_bytes: (share / 512).clamp(16 << 10, 256 << 10),

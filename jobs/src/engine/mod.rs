@@ -32,11 +32,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use shardmill_datasets::Room;
+
 pub(crate) use collect::Partitioner;
 pub use emit::Emitter;
 pub(crate) use map::{Mapper, list_pairs, map_shards};
 pub use memory::system_memory;
-pub(crate) use memory::{Budget, BudgetTooSmall};
+pub(crate) use memory::{Budget, BudgetTooSmall, reading};
 pub(crate) use reduce::reduce_partitions;
 pub use reduce::{Output, Values};
 pub(crate) use sample::range_cuts;
@@ -58,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) block_bytes: usize,
     /// The most sources that are merged at once, whatever the memory.
     pub(crate) fan_in: usize,
+    /// What memory readers share.
+    pub(crate) room: Room,
     pub(crate) max_bad_records: u64,
     /// Where runs are written.
     pub(crate) temp_directory: PathBuf,

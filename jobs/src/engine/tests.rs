@@ -137,7 +137,7 @@ fn sealed_digest<J: MapReduce>(job: &J, input: &Path, directory: &Path, threads:
     let files = list(&[input.display().to_string()], None).unwrap();
     let options = PlanOptions { shard_bytes: Some(100), partitions: Some(70), csv: CsvOptions::default(), ..PlanOptions::new(Kind::Lines) };
     let draft = Draft::new(files, options).unwrap();
-    let surveys = draft.surveys().iter().map(|survey| survey.run().unwrap()).collect();
+    let surveys = draft.surveys().iter().map(|survey| survey.run(Room::ENDLESS).unwrap()).collect();
     let plan = draft.finish(surveys).unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let directory = directory.join(format!("{threads}-{collect_bytes}"));
@@ -149,6 +149,7 @@ fn sealed_digest<J: MapReduce>(job: &J, input: &Path, directory: &Path, threads:
         total_bytes: collect_bytes,
         block_bytes: 1024,
         fan_in: 3,
+        room: Room::ENDLESS,
         max_bad_records: 0,
         temp_directory: directory.clone(),
         durable: false,
@@ -262,7 +263,8 @@ fn a_fault_of_the_disk_keeps_its_kind() {
 
 #[test]
 fn a_budget_too_small_names_one_that_would_do() {
-    let error = Budget::new(64 << 20, 8, 2 << 20, 4 << 20).unwrap_err().to_string();
+    let reading = memory::Reading { bytes: 2 << 20, because: None };
+    let error = Budget::new(64 << 20, 8, &reading, 4 << 20).unwrap_err().to_string();
     assert!(error.contains("at least 96 MiB, not 64 MiB"), "{error}");
-    assert!(Budget::new(256 << 20, 8, 2 << 20, 4 << 20).is_ok());
+    assert!(Budget::new(256 << 20, 8, &reading, 4 << 20).is_ok());
 }
