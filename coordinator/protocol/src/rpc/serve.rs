@@ -215,8 +215,7 @@ where
     F: Future<Output = Result<ControlResponse, ServerError>> + Send + 'static,
 {
     let transport = transport::over::<_, ClientMessage<ControlRequest>, Response<ControlResponse>>(stream);
-    let mut config = Config::default();
-    config.pending_response_buffer = calls;
+    let config = Config { pending_response_buffer: calls };
     let channel = BaseChannel::new(config, transport).max_concurrent_requests(calls);
     let mut answers = pin!(channel.execute(gate));
     // A handler that outlives the connection is dropped by tarpc.
