@@ -30,7 +30,7 @@ pub use format::{Compression, Format, Shape, of_name};
 pub use limits::{Limits, Room};
 pub use listing::{Fingerprint, InputFile, ListError, list};
 pub use manifest::{Digest, Manifest};
-pub use output::{OutputClaim, PublishError, Published, Replaced};
+pub use output::{LastingClaim, OutputClaim, PublishError, Published, Replaced};
 pub use plan::{Draft, Plan, PlanError, PlanOptions, PlannedFile, Projection, SchemaRequest};
 pub use request::RunRequest;
 pub use shard::{Piece, Shard};

@@ -12,9 +12,12 @@
 //! DIR/NAME/                    ... the output
 //! ```
 //! A local run holds its claim by a lock that dies with it. A claim that is found unlocked is that of
-//! a run that was killed: it is taken over, and what the run left is put back or swept.
+//! a run that was killed: it is taken over, and what the run left is put back or swept. A coordinator's
+//! claim ([`LastingClaim`]) is no lock: it lives until the coordinator gives it up, however often that
+//! was started in between.
 
 mod claim;
+mod lasting;
 mod publish;
 
 use std::ffi::{OsStr, OsString};
@@ -24,6 +27,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use self::claim::ClaimFile;
+pub use self::lasting::LastingClaim;
 pub use self::publish::{Published, Replaced, assemble, is_published, reveal, sweep};
 use crate::manifest::Manifest;
 
@@ -115,6 +119,8 @@ pub struct OutputClaim {
     staging: PathBuf,
     overwrite: bool,
     claim: ClaimFile,
+    /// It was handed over to a coordinator, and is not given up when this is dropped.
+    lasting: bool,
 }
 
 impl OutputClaim {
@@ -124,19 +130,23 @@ impl OutputClaim {
     /// and one that lies in such an output or around it. Directories above the output are created.
     /// `job` must be unique among runs, as it names the staging directory.
     pub fn take(output: &Path, job: &str, overwrite: bool) -> Result<Self, PublishError> {
+        Self::take_as(output, job, job, overwrite, |name| !claim::is_lasting(name))
+    }
+
+    fn take_as(output: &Path, job: &str, name: &str, overwrite: bool, is_left: impl Fn(&str) -> bool) -> Result<Self, PublishError> {
         if job.is_empty() || job == "claim" || !job.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
             return Err(PublishError::Name { name: job.to_owned() });
         }
         let output = resolve(output)?;
-        let (claim, left_by) = ClaimFile::take(&claim_path(&output), &output)?;
+        let (claim, left_by) = ClaimFile::take(&claim_path(&output), &output, is_left)?;
         if let Some(dead) = left_by {
-            sweep(&staging_path(&output, &dead), &output)?;
+            sweep(&staging_path(&output, claim::job_of(&dead)), &output)?;
         }
         // From here on, any refusal drops the claim again.
-        let taken = Self { staging: staging_path(&output, job), output, overwrite, claim };
+        let taken = Self { staging: staging_path(&output, job), output, overwrite, claim, lasting: false };
         claim::refuse_claims_around(&taken.output)?;
         taken.refuse_what_stands_there()?;
-        taken.claim.sign(job)?;
+        taken.claim.sign(name)?;
         let attempts = taken.staging.join("attempts");
         fs::create_dir_all(&attempts).map_err(PublishError::io("create", &attempts))?;
         Ok(taken)
@@ -207,8 +217,10 @@ impl OutputClaim {
 
 impl Drop for OutputClaim {
     fn drop(&mut self) {
-        // There is nobody to tell, and the next run on this output finds the claim and tries again.
-        let _ = self.tidy();
+        if !self.lasting {
+            // There is nobody to tell, and the next run on this output finds the claim and tries again.
+            let _ = self.tidy();
+        }
     }
 }
 
@@ -251,5 +263,7 @@ fn staging_path(output: &Path, job: &str) -> PathBuf {
     beside(output, job)
 }
 
+#[cfg(test)]
+mod lasting_tests;
 #[cfg(test)]
 mod tests;

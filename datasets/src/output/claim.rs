@@ -1,7 +1,8 @@
 //! The claim file: who is writing an output.
 //!
 //! Holds the run's name and a line end. The lock says whether the run lives, the name what it may have
-//! left behind.
+//! left behind. The claim of a coordinator's job is not locked, as it outlives the coordinator's process:
+//! it holds `coordinator job JOB of COORDINATOR`, and only that coordinator knows when it is over.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -18,6 +19,27 @@ use super::{PublishError, claim_path};
 /// and that is not yet a live run.
 const TRIES: usize = 100;
 
+/// How the name of a coordinator's job begins in its claim.
+const LASTING: &str = "coordinator job ";
+
+/// What the claim of a coordinator's job says.
+pub(super) fn lasting_name(job: &str, coordinator: &str) -> String {
+    format!("{LASTING}{job} of {coordinator}")
+}
+
+/// The job that a claim's name is about.
+pub(super) fn job_of(name: &str) -> &str {
+    match name.strip_prefix(LASTING) {
+        Some(rest) => rest.split(' ').next().unwrap_or(rest),
+        None => name,
+    }
+}
+
+/// Whether a claim lives on although nobody locks it.
+pub(super) fn is_lasting(name: &str) -> bool {
+    name.starts_with(LASTING)
+}
+
 /// A claim file that is locked.
 #[derive(Debug)]
 pub(super) struct ClaimFile {
@@ -26,8 +48,9 @@ pub(super) struct ClaimFile {
 }
 
 impl ClaimFile {
-    /// Creates or takes over a claim, and tells which dead run left it, if one did.
-    pub(super) fn take(path: &Path, output: &Path) -> Result<(Self, Option<String>), PublishError> {
+    /// Creates or takes over a claim, and tells the name of the dead run that left it, if one did. Of a claim that is not
+    /// locked, `is_left` says by its name whether it is one.
+    pub(super) fn take(path: &Path, output: &Path, is_left: impl Fn(&str) -> bool) -> Result<(Self, Option<String>), PublishError> {
         loop {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -43,6 +66,9 @@ impl ClaimFile {
             // without a name, and the next run would not find it.
             if is_at(&file, path) {
                 let left_by = read_name(&mut file).map_err(PublishError::io("read", path))?;
+                if !left_by.is_empty() && !is_left(&left_by) {
+                    return Err(claimed(output, left_by));
+                }
                 return Ok((Self { file, path: path.to_owned() }, (!left_by.is_empty()).then_some(left_by)));
             }
         }
@@ -65,6 +91,24 @@ impl ClaimFile {
         file.set_len(0)?;
         file.rewind()?;
         file.write_all(format!("{job}\n").as_bytes())
+    }
+
+    /// Opens and locks a claim that is there, if it has this name.
+    pub(super) fn find(path: &Path, is_it: impl Fn(&str) -> bool) -> Result<Option<Self>, PublishError> {
+        let mut file = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(PublishError::io("open", path)(error)),
+        };
+        flock(&file, FlockOperation::LockExclusive).map_err(|error| PublishError::io("lock", path)(error.into()))?;
+        let is_it = is_at(&file, path) && is_it(&read_name(&mut file).map_err(PublishError::io("read", path))?);
+        Ok(is_it.then(|| Self { file, path: path.to_owned() }))
+    }
+
+    /// Puts the claim on the disk, so that it outlives the machine's death, too.
+    pub(super) fn sync(&self) -> Result<(), PublishError> {
+        self.file.sync_all().map_err(PublishError::io("sync", &self.path))?;
+        super::publish::sync(super::parent_of(&self.path))
     }
 
     /// Removes the file, if it is still the one that was taken. While that is locked, nobody else puts
@@ -107,10 +151,9 @@ fn refuse_if_live(claim: &Path, output: &Path) -> Result<(), PublishError> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         Err(error) => return Err(PublishError::io("open", claim)(error)),
     };
-    if try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(PublishError::io("lock", claim))? {
-        return Ok(());
-    }
-    Err(claimed(output, read_name(&mut file).unwrap_or_default()))
+    let is_free = try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(PublishError::io("lock", claim))?;
+    let name = read_name(&mut file).unwrap_or_default();
+    if is_free && !is_lasting(&name) { Ok(()) } else { Err(claimed(output, name)) }
 }
 
 fn claimed(output: &Path, holder: String) -> PublishError {

@@ -46,7 +46,12 @@ pub enum Replaced {
 }
 
 /// Puts the output together in `staging/final`: links each file to its name, and writes the manifest.
-pub fn assemble(staging: &Path, files: &[(PathBuf, String)], manifest: &Manifest, durable: bool) -> Result<(), PublishError> {
+pub fn assemble<'f>(
+    staging: &Path,
+    files: impl IntoIterator<Item = &'f (PathBuf, String)>,
+    manifest: &Manifest,
+    durable: bool,
+) -> Result<(), PublishError> {
     let assembled = staging.join("final");
     let mut directories = vec![assembled.clone()];
     fs::create_dir_all(&assembled).map_err(PublishError::io("create", &assembled))?;
@@ -107,7 +112,7 @@ fn write_manifest(directory: &Path, manifest: &Manifest, durable: bool) -> Resul
     fs::rename(&half, &path).map_err(PublishError::io("write", &path))
 }
 
-fn sync(path: &Path) -> Result<(), PublishError> {
+pub(super) fn sync(path: &Path) -> Result<(), PublishError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(PublishError::io("sync", path))
 }
 
@@ -163,7 +168,7 @@ fn replace_in_two_steps(staging: &Path, assembled: &Path, output: &Path) -> Resu
 }
 
 /// Puts an output back that stepped aside for one that never came.
-fn restore(staging: &Path, output: &Path) -> Result<(), PublishError> {
+pub(super) fn restore(staging: &Path, output: &Path) -> Result<(), PublishError> {
     let aside = staging.join("replaced");
     if fs::symlink_metadata(&aside).is_ok() && fs::symlink_metadata(output).is_err() {
         fs::rename(&aside, output).map_err(PublishError::io("put back", output))?;

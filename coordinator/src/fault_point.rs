@@ -1,0 +1,93 @@
+//! Fault points: places at which a test has the process killed, as `kill -9` would do it at that very instant.
+//!
+//! Armed by a hidden flag, `--die-at PLACE:N`; without it, passing a place costs one comparison.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Where the process may be made to die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Facts have been handed over, and nothing of them is written.
+    BeforeCommit,
+    /// Facts are on the disk, and nobody has been told.
+    AfterCommit,
+    /// An output is claimed, and the job that claimed it is not journaled.
+    Claimed,
+    /// A part is about to be linked into the output.
+    Linking,
+    /// The output is put together, and that is not known yet.
+    Assembled,
+    /// The output is about to become visible.
+    Revealing,
+    /// The output is visible, and that is not known yet.
+    Revealed,
+    /// Staging is gone, and that is not known yet.
+    Swept,
+}
+
+/// Every place, with its name in the flag.
+const PLACES: [(&str, Place); 8] = [
+    ("before-commit", Place::BeforeCommit),
+    ("after-commit", Place::AfterCommit),
+    ("claimed", Place::Claimed),
+    ("linking", Place::Linking),
+    ("assembled", Place::Assembled),
+    ("revealing", Place::Revealing),
+    ("revealed", Place::Revealed),
+    ("swept", Place::Swept),
+];
+
+/// Kills the process when a place is reached for the nth time; most kill never.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FaultPoint(Option<Arc<Armed>>);
+
+#[derive(Debug)]
+struct Armed {
+    place: Place,
+    times_left: AtomicU64,
+}
+
+impl FaultPoint {
+    /// Passes a place, or dies there.
+    pub(crate) fn reach(&self, place: Place) {
+        if let Some(armed) = &self.0
+            && armed.place == place
+            && armed.times_left.fetch_sub(1, Relaxed) == 1
+        {
+            // Not an exit: nothing is flushed, dropped or unlocked on the way out but what the kernel does.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+    }
+}
+
+impl FromStr for FaultPoint {
+    type Err = String;
+
+    /// Reads `after-commit:3`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || PLACES.map(|(name, _)| name).join(", ");
+        let (name, times) = text.split_once(':').unwrap_or((text, "1"));
+        let (_, place) = PLACES.into_iter().find(|(known, _)| *known == name).ok_or_else(|| format!("the places are {}", names()))?;
+        let times = times.parse().ok().filter(|times| *times > 0).ok_or("PLACE:N wants a number from 1 on")?;
+        Ok(Self(Some(Arc::new(Armed { place, times_left: AtomicU64::new(times) }))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_point_is_read_from_its_name_and_passes_every_place_but_its_own() {
+        let point: FaultPoint = "after-commit:2".parse().unwrap();
+        point.reach(Place::AfterCommit);
+        point.reach(Place::BeforeCommit);
+        FaultPoint::default().reach(Place::AfterCommit);
+        assert_eq!(point.0.unwrap().times_left.load(Relaxed), 1);
+        for wrong in ["", "nowhere:1", "swept:0", "swept:x"] {
+            assert!(wrong.parse::<FaultPoint>().is_err(), "{wrong}");
+        }
+    }
+}
