@@ -195,6 +195,12 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
         schema.clone()
     }
 
+    /// Whether text columns of [`Batches`](crate::Batches) may come as dictionaries (`Dictionary(Int32, Utf8)`) where that is how they
+    /// are stored. A batch's own schema says which do.
+    fn takes_dictionaries(&self) -> bool {
+        false
+    }
+
     /// How keys are spread over partitions.
     fn partitioning(&self) -> Partitioning {
         Partitioning::Hash
@@ -209,6 +215,14 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
     ///
     /// An aggregate over no groups has a result even where there is no record.
     fn seed(&self, out: &mut Emitter<'_, Self>) -> Result {
+        let _ = out;
+        Ok(())
+    }
+
+    /// Emits what `map` has gathered in [`Emitter::local`]; called behind the last record of each shard, on the thread that mapped it.
+    ///
+    /// An error or a panic ends the job.
+    fn end_shard(&self, out: &mut Emitter<'_, Self>) -> Result {
         let _ = out;
         Ok(())
     }

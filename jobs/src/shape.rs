@@ -42,7 +42,7 @@ pub(crate) trait Driver: Sized + 'static {
     type Reader;
 
     /// A reader to be used for one shard after the other.
-    fn reader(plan: &Plan, settings: &Settings) -> Self::Reader;
+    fn reader<J: MapReduce>(job: &J, plan: &Plan, settings: &Settings) -> Self::Reader;
 
     /// Maps all records of `shard`.
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut Self::Reader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault>
@@ -94,7 +94,7 @@ impl Shape for Lines {
 impl Driver for Lines {
     type Reader = BlockReader;
 
-    fn reader(plan: &Plan, settings: &Settings) -> BlockReader {
+    fn reader<J: MapReduce>(_: &J, plan: &Plan, settings: &Settings) -> BlockReader {
         BlockReader::with_limits(BLOCK_BYTES, plan.options.limits).within(settings.room)
     }
 
@@ -167,8 +167,8 @@ impl Shape for Bytes {
 impl Driver for Bytes {
     type Reader = BlockReader;
 
-    fn reader(plan: &Plan, settings: &Settings) -> BlockReader {
-        Lines::reader(plan, settings)
+    fn reader<J: MapReduce>(job: &J, plan: &Plan, settings: &Settings) -> BlockReader {
+        Lines::reader(job, plan, settings)
     }
 
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut BlockReader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
@@ -284,7 +284,7 @@ impl<T: DeserializeOwned + 'static> Shape for Rows<T> {
 impl<T: DeserializeOwned + 'static> Driver for Rows<T> {
     type Reader = RowReader<T>;
 
-    fn reader(plan: &Plan, settings: &Settings) -> RowReader<T> {
+    fn reader<J: MapReduce>(_: &J, plan: &Plan, settings: &Settings) -> RowReader<T> {
         RowReader::new(plan.options.csv, plan.options.limits).within(settings.room)
     }
 
@@ -365,10 +365,10 @@ impl Shape for Batches {
 impl Driver for Batches {
     type Reader = TableReader;
 
-    fn reader(plan: &Plan, settings: &Settings) -> TableReader {
+    fn reader<J: MapReduce>(job: &J, plan: &Plan, settings: &Settings) -> TableReader {
         let schema = plan.schema.clone().unwrap_or_else(|| arrow::datatypes::Schema::empty().into());
         let (csv, limits, room) = (plan.options.csv, plan.options.limits, settings.room);
-        TableReader::new(TableSpec { csv, limits, room, ..TableSpec::new(schema) })
+        TableReader::new(TableSpec { csv, limits, room, keep_dictionaries: job.takes_dictionaries(), ..TableSpec::new(schema) })
     }
 
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut TableReader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
@@ -456,8 +456,8 @@ impl Shape for Any {
 impl Driver for Any {
     type Reader = (BlockReader, TableReader);
 
-    fn reader(plan: &Plan, settings: &Settings) -> Self::Reader {
-        (Lines::reader(plan, settings), Batches::reader(plan, settings))
+    fn reader<J: MapReduce>(job: &J, plan: &Plan, settings: &Settings) -> Self::Reader {
+        (Lines::reader(job, plan, settings), Batches::reader(job, plan, settings))
     }
 
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut Self::Reader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {

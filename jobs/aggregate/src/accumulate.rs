@@ -83,9 +83,9 @@ impl Aggregate {
 
 /// A slot of the state and what goes into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SlotOf {
-    kind: Kind,
-    is_count: bool,
+pub(crate) struct SlotOf {
+    pub(crate) kind: Kind,
+    pub(crate) is_count: bool,
     argument: Option<usize>,
 }
 
@@ -171,8 +171,8 @@ impl Layout {
     /// The inputs of a batch, of the values of `arguments`.
     pub(crate) fn inputs(&self, arguments: &[ArrayRef]) -> Vec<Input> {
         let input = |slot: &SlotOf| match slot.argument {
-            None => Input { values: Values::Rows, nulls: None },
-            Some(argument) => Input::new(slot, &arguments[argument], &self.arguments[argument].kind),
+            None => Input { slot: *slot, values: Values::Rows, nulls: None },
+            Some(argument) => Input::new(*slot, &arguments[argument], &self.arguments[argument].kind),
         };
         self.slots.iter().map(input).collect()
     }
@@ -211,39 +211,43 @@ impl Layout {
 
 /// What goes into one slot, for the rows of a batch.
 pub(crate) struct Input {
-    values: Values,
-    nulls: Option<NullBuffer>,
+    pub(crate) slot: SlotOf,
+    pub(crate) values: Values,
+    pub(crate) nulls: Option<NullBuffer>,
 }
 
-enum Values {
+pub(crate) enum Values {
     /// One for each row.
     Rows,
-    /// Numbers all of which are narrow.
-    Sum(ScalarBuffer<i64>),
-    Meet(ScalarBuffer<i64>),
-    WideSum(ScalarBuffer<i128>),
-    WideMeet(ScalarBuffer<i128>),
+    Numbers {
+        numbers: ScalarBuffer<i64>,
+        /// All of them fit the word of a slot.
+        are_narrow: bool,
+    },
+    /// Numbers not all of which fit 64 bits.
+    Wide(ScalarBuffer<i128>),
     Floats(ScalarBuffer<f64>),
     Texts(StringArray),
 }
 
 impl Input {
-    fn new(slot: &SlotOf, array: &ArrayRef, kind: &Type) -> Self {
-        let is_sum = slot.kind == Kind::Sum;
+    fn new(slot: SlotOf, array: &ArrayRef, kind: &Type) -> Self {
         let values = if slot.is_count {
             Values::Rows
         } else if slot.kind == Kind::FloatSum {
             Values::Floats(array.as_primitive::<Float64Type>().values().clone())
         } else {
-            match (numbers(array, kind).map(narrowed), is_sum) {
-                (Some(Numbers::Short(numbers)), true) => Values::Sum(numbers),
-                (Some(Numbers::Short(numbers)), false) => Values::Meet(numbers),
-                (Some(Numbers::Long(numbers)), true) => Values::WideSum(numbers),
-                (Some(Numbers::Long(numbers)), false) => Values::WideMeet(numbers),
-                (None, _) => Values::Texts(array.as_string().clone()),
+            match numbers(array, kind) {
+                Some(Numbers::Short(numbers)) => {
+                    // Without an early exit, so that many are looked at at once.
+                    let are_narrow = numbers.iter().fold(true, |are, &number| are & is_narrow(number.into()));
+                    Values::Numbers { numbers, are_narrow }
+                }
+                Some(Numbers::Long(numbers)) => shortened(numbers),
+                None => Values::Texts(array.as_string().clone()),
             }
         };
-        Self { values, nulls: array.nulls().cloned() }
+        Self { slot, values, nulls: array.nulls().cloned() }
     }
 
     /// Folds `row` into the slot at `at`, and returns where the next slot is.
@@ -252,12 +256,15 @@ impl Input {
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             return states.after(at);
         }
+        let is_sum = self.slot.kind == Kind::Sum;
         match &self.values {
             Values::Rows => return states.add_narrow(at, 1),
-            Values::Sum(values) => return states.add_narrow(at, values[row]),
-            Values::Meet(values) => return states.meet_narrow(at, values[row]),
-            Values::WideSum(values) => states.add_wide(at, values[row]),
-            Values::WideMeet(values) => states.meet_wide(at, values[row]),
+            Values::Numbers { numbers, are_narrow: true } if is_sum => return states.add_narrow(at, numbers[row]),
+            Values::Numbers { numbers, are_narrow: true } => return states.meet_narrow(at, numbers[row]),
+            Values::Numbers { numbers, .. } if is_sum => states.add_wide(at, numbers[row].into()),
+            Values::Numbers { numbers, .. } => states.meet_wide(at, numbers[row].into()),
+            Values::Wide(numbers) if is_sum => states.add_wide(at, numbers[row]),
+            Values::Wide(numbers) => states.meet_wide(at, numbers[row]),
             Values::Floats(values) => states.add_float(at, values[row]),
             Values::Texts(values) => states.meet_text(at, values.value(row).as_bytes()),
         }
@@ -265,27 +272,14 @@ impl Input {
     }
 }
 
-/// `Short` if all numbers are narrow, else `Long`.
-fn narrowed(numbers: Numbers) -> Numbers {
-    // Without an early exit, so that many are looked at at once.
-    match numbers {
-        Numbers::Short(values) => {
-            if values.iter().fold(true, |is, &value| is & is_narrow(value.into())) {
-                Numbers::Short(values)
-            } else {
-                Numbers::Long(values.iter().map(|&value| i128::from(value)).collect())
-            }
-        }
-        Numbers::Long(values) => {
-            let mut are_narrow = true;
-            let short: Vec<i64> = values
-                .iter()
-                .map(|&value| {
-                    are_narrow &= is_narrow(value);
-                    value as i64
-                })
-                .collect();
-            if are_narrow { Numbers::Short(short.into()) } else { Numbers::Long(values) }
-        }
-    }
+/// Numbers in 64 bits where all of them fit.
+fn shortened(wide: ScalarBuffer<i128>) -> Values {
+    let (mut are_short, mut are_narrow) = (true, true);
+    let short = |&number: &i128| {
+        are_short &= i128::from(number as i64) == number;
+        are_narrow &= is_narrow(number);
+        number as i64
+    };
+    let numbers: Vec<i64> = wide.iter().map(short).collect();
+    if are_short { Values::Numbers { numbers: numbers.into(), are_narrow } } else { Values::Wide(wide) }
 }

@@ -1,4 +1,7 @@
 //! The job: each batch is computed, each row folded into its group, each group finished to a row of the output.
+//!
+//! As long as a shard has few groups, its rows are gathered by group, column by column, and each group is emitted once, at the end
+//! of the shard. Otherwise each row is emitted, and the engine's table folds it.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -6,7 +9,7 @@ use shardmill::output::Rows;
 use shardmill::prelude::*;
 use shardmill::table::parse_schema;
 
-use crate::{Plan, Query, Results, States};
+use crate::{Gathered, Plan, Query, Results, States};
 
 /// Groups rows and computes count, sum, min, max and avg of each group.
 #[derive(Args, Serialize, Deserialize)]
@@ -75,6 +78,10 @@ impl MapReduce for Aggregate {
         })
     }
 
+    fn takes_dictionaries(&self) -> bool {
+        true
+    }
+
     fn bind(&mut self, schema: Option<&SchemaRef>) -> Result {
         let schema = schema.ok_or("the input has no columns")?;
         self.plan = Some(self.query()?.resolve(schema)?);
@@ -95,12 +102,22 @@ impl MapReduce for Aggregate {
 
     fn map(&self, batch: &RecordBatch, out: &mut Emitter<'_, Self>) -> Result {
         let rows = self.plan().rows(batch)?;
+        if out.local::<Gathered>().add(&rows) {
+            return Ok(());
+        }
         let mut key = Vec::new();
         for row in 0..rows.len() {
             key.clear();
             rows.push_key(row, &mut key);
             out.emit(&key, rows.state(row));
         }
+        Ok(())
+    }
+
+    fn end_shard(&self, out: &mut Emitter<'_, Self>) -> Result {
+        let mut gathered = std::mem::take(out.local::<Gathered>());
+        gathered.drain(|key, states| out.emit(key, states))?;
+        *out.local() = gathered;
         Ok(())
     }
 

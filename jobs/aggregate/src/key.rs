@@ -18,7 +18,7 @@
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Int32Type};
 
 use crate::column::{Column, Numbers, numbers};
 use crate::expression::Type;
@@ -34,10 +34,28 @@ pub(crate) struct Keys {
     columns: Vec<KeyColumn>,
 }
 
-struct KeyColumn {
+/// One of them: for each row its piece of the key.
+pub(crate) struct KeyColumn {
     form: Form,
     nulls: Option<NullBuffer>,
     is_last: bool,
+}
+
+/// The pieces of a column that has few.
+pub(crate) struct Pieces<'a> {
+    bytes: &'a [u8],
+    ends: &'a [u32],
+    /// Which piece each row has; anything where the row is null.
+    pub(crate) indices: &'a [u32],
+    pub(crate) nulls: Option<&'a NullBuffer>,
+}
+
+impl<'a> Pieces<'a> {
+    /// Each piece, by index.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let bytes = self.bytes;
+        self.ends.windows(2).map(move |ends| &bytes[ends[0] as usize..ends[1] as usize])
+    }
 }
 
 enum Form {
@@ -52,7 +70,7 @@ enum Form {
     Dictionary {
         values: Vec<u8>,
         ends: Vec<u32>,
-        indices: Vec<usize>,
+        indices: Vec<u32>,
     },
 }
 
@@ -62,6 +80,11 @@ impl Keys {
         let last = columns.len().wrapping_sub(1);
         let columns = columns.enumerate().map(|(index, (array, kind))| KeyColumn::new(&array, kind, index == last));
         Self { columns: columns.collect() }
+    }
+
+    /// The columns, in the order of their pieces in a key.
+    pub(crate) fn columns(&self) -> &[KeyColumn] {
+        &self.columns
     }
 
     /// Appends the key of `row`.
@@ -103,17 +126,35 @@ impl KeyColumn {
             push_text(text.as_bytes(), 0, text.len(), false, is_last, &mut values);
             ends.push(values.len() as u32);
         }
-        let form = Form::Dictionary { values, ends, indices: dictionary.normalized_keys() };
+        let indices = match array.as_dictionary_opt::<Int32Type>() {
+            // What lies under a null is anything; there are no more values than rows.
+            Some(array) if array.null_count() == 0 => array.keys().values().iter().map(|&key| key as u32).collect(),
+            _ => dictionary.normalized_keys().into_iter().map(|key| key as u32).collect(),
+        };
+        let form = Form::Dictionary { values, ends, indices };
         Some(Self { form, nulls: array.nulls().cloned(), is_last })
     }
 
+    /// The pieces of a dictionary.
+    pub(crate) fn pieces(&self) -> Option<Pieces<'_>> {
+        match &self.form {
+            Form::Dictionary { values, ends, indices } => Some(Pieces { bytes: values, ends, indices, nulls: self.nulls.as_ref() }),
+            _ => None,
+        }
+    }
+
+    /// Appends the piece of a null.
+    pub(crate) fn push_null(&self, key: &mut Vec<u8>) {
+        if !(self.is_last && matches!(self.form, Form::Texts { .. } | Form::Dictionary { .. })) {
+            key.push(NULL);
+        }
+    }
+
+    /// Appends the piece of `row`.
     #[inline]
-    fn push(&self, row: usize, key: &mut Vec<u8>) {
+    pub(crate) fn push(&self, row: usize, key: &mut Vec<u8>) {
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
-            if !(self.is_last && matches!(self.form, Form::Texts { .. } | Form::Dictionary { .. })) {
-                key.push(NULL);
-            }
-            return;
+            return self.push_null(key);
         }
         match &self.form {
             Form::Texts { offsets, bytes, is_plain } => {
@@ -122,7 +163,7 @@ impl KeyColumn {
             Form::Numbers(Numbers::Short(numbers)) => push_short(numbers[row], key),
             Form::Numbers(Numbers::Long(numbers)) => push_long(numbers[row], key),
             Form::Dictionary { values, ends, indices } => {
-                let index = indices[row];
+                let index = indices[row] as usize;
                 append(values, ends[index] as usize, ends[index + 1] as usize, key);
             }
         }

@@ -33,13 +33,17 @@ mod evaluate;
 mod exact;
 mod expression;
 mod float_sum;
+mod gather;
 mod job;
 mod key;
+mod numbering;
 mod plan;
 mod query;
 mod state;
+mod tally;
 
 pub use evaluate::EvaluateError;
+pub use gather::Gathered;
 pub use job::Aggregate;
 pub use key::KeyError;
 pub use plan::{Plan, ResultError, Results, Rows};

@@ -1,7 +1,7 @@
 //! A query resolved against an input: what the map and reduce sides of the job call.
 //!
 //! Map: `Plan::rows` computes a batch once, column by column; `Rows` then gives each row's key and folds the row into the state of
-//! its group. Reduce: `Results` collects groups and gives them out as batches.
+//! its group, or all of them are gathered at once where there are few groups (`gather`). Reduce: `Results` collects groups and gives them out as batches.
 
 use std::sync::Arc;
 
@@ -89,9 +89,9 @@ impl Plan {
 /// The rows of a batch that meet the condition, ready to be folded.
 pub struct Rows {
     count: usize,
-    keys: Keys,
-    inputs: Vec<Input>,
-    empty: States,
+    pub(crate) keys: Keys,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) empty: States,
 }
 
 impl Rows {

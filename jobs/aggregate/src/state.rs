@@ -258,7 +258,7 @@ impl States {
 
     /// Adds m · 2^e.
     #[inline]
-    fn add_finite(&mut self, at: usize, value: Finite) {
+    pub(crate) fn add_finite(&mut self, at: usize, value: Finite) {
         let word = self.words[at];
         if form(word) == WIDE {
             float_sum::add_to_limbs(&mut self.words[at + 1..=at + LIMBS], value);

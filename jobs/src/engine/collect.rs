@@ -3,6 +3,7 @@
 //! A job with a combiner collects in a [`Table`], one without in a [`SortBuffer`]. When either has reached its share of the memory, it is
 //! written as a sorted run behind the thread's earlier ones and starts again empty. Reading it all back is left to `reduce.rs`.
 
+use std::any::Any;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -118,6 +119,8 @@ pub(crate) struct Collector<J: MapReduce> {
     pending_counts: Vec<(&'static str, u64)>,
     key_scratch: Vec<u8>,
     value_scratch: Vec<u8>,
+    /// What the job keeps from record to record.
+    local: Option<Box<dyn Any + Send>>,
     /// What went wrong while a pair was collected; looked at after each record.
     pub(crate) failure: Option<Failure>,
 }
@@ -201,6 +204,7 @@ impl<J: MapReduce> Collector<J> {
             pending_counts: Vec::new(),
             key_scratch: Vec::new(),
             value_scratch: Vec::new(),
+            local: None,
             failure: None,
         }
     }
@@ -264,6 +268,14 @@ impl<J: MapReduce> Collector<J> {
             Store::Table(_) => unreachable!("a table belongs to a combiner"),
         }
         self.sequence += 1;
+    }
+
+    /// What the job keeps from record to record.
+    pub(crate) fn local<T: Default + Send + 'static>(&mut self) -> &mut T {
+        if !self.local.as_ref().is_some_and(|local| local.is::<T>()) {
+            self.local = Some(Box::new(T::default()));
+        }
+        self.local.as_mut().and_then(|local| local.downcast_mut()).expect("just made")
     }
 
     /// Counts for the record at hand.
@@ -445,6 +457,8 @@ impl<J: MapReduce> Collector<J> {
 
     /// Folds in the pairs that still wait.
     pub(crate) fn settle(&mut self) -> Result<(), Fault> {
+        // The job has emitted what it kept.
+        self.local = None;
         let is_full = match &mut self.store {
             Store::Table(table) => table.settle() == Room::Full,
             _ => false,

@@ -65,6 +65,14 @@ impl<'a, J: MapReduce> Emitter<'a, J> {
         self.collector.emit(key, value, self.readable);
     }
 
+    /// What the job keeps from record to record on this thread, made by `T::default()` when first asked for; one `T` at a time.
+    ///
+    /// It is for gathering what would else be emitted record by record. It has to be emitted in
+    /// [`end_shard`](MapReduce::end_shard), and nothing may come of it that the shard's records do not account for.
+    pub fn local<T: Default + Send + 'static>(&mut self) -> &mut T {
+        self.collector.local()
+    }
+
     /// Adds `by` to the counter `name`, which is shown with the result. Counts of bad records and of attempts that fail do not count.
     pub fn count(&mut self, name: &'static str, by: u64) {
         self.collector.count(name, by);

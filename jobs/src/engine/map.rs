@@ -69,7 +69,9 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
     fn map_shard(&mut self, reader: &mut <J::Input as Driver>::Reader, number: u32, shard: &Shard) -> Result<(), Fault> {
         self.shard = number;
         self.collector.begin_shard(number);
-        J::Input::map_shard(reader, self, shard)
+        J::Input::map_shard(reader, self, shard)?;
+        let job = self.job;
+        emit_without_record("end of shard", &mut self.collector, |emitter| job.end_shard(emitter))
     }
 
     /// The file of a shard.
@@ -226,10 +228,10 @@ pub(crate) fn map_shards<J: MapReduce>(
     let results = pool.broadcast(|thread| {
         let collector = Collector::new(job, partitioner.clone(), settings, thread.index()).map_err(|error| out_of_memory(&error))?;
         let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: u64::MAX };
-        let mut reader = J::Input::reader(plan, settings);
+        let mut reader = J::Input::reader(job, plan, settings);
         let mut map_all = || {
             if thread.index() == 0 && shards.start == 0 {
-                seed(job, &mut mapper.collector)?;
+                emit_without_record("seed", &mut mapper.collector, |emitter| job.seed(emitter))?;
             }
             loop {
                 let number = next.fetch_add(1, Relaxed);
@@ -269,18 +271,22 @@ pub(crate) fn map_shards<J: MapReduce>(
     Ok(Mapped { collectors, counters, set_aside })
 }
 
-/// Collects what a job emits without a record.
-fn seed<J: MapReduce>(job: &J, collector: &mut Collector<J>) -> Result<(), Fault> {
-    call_hook("seed", || {
+/// Collects what a job emits while it maps no record.
+fn emit_without_record<J: MapReduce>(
+    phase: &'static str,
+    collector: &mut Collector<J>,
+    emit: impl FnOnce(&mut Emitter<'_, J>) -> JobResult,
+) -> Result<(), Fault> {
+    call_hook(phase, || {
         let mut emitter = Emitter::new(collector);
-        job.seed(&mut emitter)?;
+        emit(&mut emitter)?;
         emitter.accept_record();
         Ok(())
     })?;
     match collector.failure.take() {
         None => Ok(()),
         Some(Failure::Fault(fault)) => Err(fault),
-        Some(Failure::Record(cause)) => Err(Fault::Panicked { phase: "seed", cause }),
+        Some(Failure::Record(cause)) => Err(Fault::Panicked { phase, cause }),
     }
 }
 
@@ -323,9 +329,9 @@ pub(crate) fn list_pairs<J: MapReduce>(
     let results: Vec<Result<Vec<Pair>, Fault>> = pool.broadcast(|thread| {
         let collector = Collector::of_pairs(settings, records_each != u64::MAX);
         let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: records_each };
-        let mut reader = J::Input::reader(plan, settings);
+        let mut reader = J::Input::reader(job, plan, settings);
         if thread.index() == 0 && records_each == u64::MAX {
-            seed(job, &mut mapper.collector)?;
+            emit_without_record("seed", &mut mapper.collector, |emitter| job.seed(emitter))?;
         }
         while let Some(piece) = pieces.get(next.fetch_add(1, Relaxed) as usize) {
             mapper.map_shard(&mut reader, 0, piece)?;
