@@ -27,11 +27,37 @@
 //! [`Synced`](Event::Synced). So a coordinator that dies has told nobody what its journal does not hold.
 
 mod action;
+mod admission;
+mod attempt;
+mod backup;
+#[cfg(test)]
+mod check;
 mod config;
 mod event;
 mod fact;
+mod fleet;
+mod grant;
+mod job;
+mod lease;
+mod loss;
+mod outbox;
+mod pending;
+mod publish;
+mod recover;
+mod register;
+mod report;
+mod retry;
+mod scheduler;
+mod share;
+#[cfg(test)]
+mod tests;
+mod view;
+mod weights;
+mod work;
 
 pub use action::{Action, Answer, CancelAnswer, Notice};
 pub use config::Config;
 pub use event::{Event, HeldAttempt, HeldOutput, PublishResult, Registration, ReplyId, Submission, Tick};
 pub use fact::{Ending, Fact, Failed};
+pub use scheduler::Scheduler;
+pub use view::{Manifest, Sources};

@@ -1,0 +1,342 @@
+//! Views: what the shell shows to clients and needs for publishing. Nothing here changes anything.
+//!
+//! A job is shown as ended only when the fact is on the disk: a client that has seen the end goes away.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use shardmill_protocol::task::{MapOutput, Part, PlanFacts, SetAside, Tally, TaskKind};
+use shardmill_protocol::view::{AttemptState, AttemptView, EndingView, JobStatus, JobView, PhaseView, Spread, WorkerState, WorkerView};
+use shardmill_protocol::{AttemptId, Digest, Epoch, Fault, Input, JobId, SessionId, WorkerId};
+
+use crate::event::{Submission, Tick};
+use crate::fact::{Ending, Failed};
+use crate::job::{Ended, Job, Stage};
+use crate::scheduler::{Scheduler, millis};
+use crate::work::Gave;
+
+/// What a reduce attempt reads.
+#[derive(Debug)]
+pub struct Sources<'a> {
+    job: &'a Job,
+    list: Digest,
+}
+
+impl<'a> Sources<'a> {
+    /// The digest of the list.
+    pub fn list(&self) -> Digest {
+        self.list
+    }
+
+    /// The map outputs in the order of their shards, with their holders; nothing while one of them is being mapped again.
+    pub fn outputs(&self) -> Option<impl Iterator<Item = (MapOutput, WorkerId)> + use<'a>> {
+        let whole = self.job.works[&TaskKind::Map].is_complete();
+        let id = self.job.id();
+        whole.then(|| {
+            self.job
+                .outputs()
+                .map(move |(shards, index, accepted)| (MapOutput { shards, attempt: accepted.attempt(id), index }, accepted.worker))
+        })
+    }
+}
+
+/// What publishing needs to know of a job whose partitions are all done.
+#[derive(Debug)]
+pub struct Manifest<'a> {
+    /// The parts in the order of their partitions, each with the attempt in whose directory it lies.
+    pub parts: Vec<(AttemptId, &'a Part)>,
+    /// The files with records that were set aside, in the order of their shards, each with how many it holds.
+    pub quarantine: Vec<(Input, u64)>,
+    /// Records that were left out as they brought job processes down; they are in the files as well.
+    pub set_aside: Vec<SetAside>,
+    /// Sums over accepted attempts.
+    pub tally: &'a Tally,
+    /// The plan.
+    pub plan: Input,
+    /// What the plan says.
+    pub facts: &'a PlanFacts,
+    /// The digest of the manifest, once it is committed.
+    pub committed: Option<Digest>,
+}
+
+impl Scheduler {
+    /// The coordinator's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// All jobs that are remembered, oldest first.
+    pub fn jobs(&self) -> impl DoubleEndedIterator<Item = JobId> + '_ {
+        self.jobs.keys().copied()
+    }
+
+    /// A job as it was submitted.
+    pub fn submission(&self, job: JobId) -> Option<&Submission> {
+        self.jobs.get(&job).map(|job| &job.submission)
+    }
+
+    /// The job that was submitted with a key.
+    pub fn job_of_key(&self, key: &str) -> Option<JobId> {
+        self.keys.get(key).copied()
+    }
+
+    /// Whether nothing more will happen to a job; so too if nobody knows it any more.
+    pub fn has_ended(&self, job: JobId) -> bool {
+        self.jobs.get(&job).is_none_or(|job| self.ended(job).is_some())
+    }
+
+    /// How a job has ended, once that can be told.
+    fn ended<'a>(&self, job: &'a Job) -> Option<&'a Ended> {
+        match &job.stage {
+            Stage::Ended(ended) if self.outbox.is_synced(ended.fact) => Some(ended),
+            Stage::Working | Stage::Assembling | Stage::Committed(_) | Stage::Ended(_) => None,
+        }
+    }
+
+    /// The worker of a session that lives.
+    pub fn worker_of(&self, session: SessionId) -> Option<WorkerId> {
+        self.fleet.sessions.get(&session).map(|session| session.worker)
+    }
+
+    /// What a reduce attempt reads that lives in this session.
+    pub fn sources(&self, session: SessionId, attempt: AttemptId) -> Option<Sources<'_>> {
+        let job = self.jobs.get(&attempt.job)?;
+        let live = job.live.get(&attempt).filter(|live| live.session == session && live.task.kind() == TaskKind::Reduce);
+        live.and(job.list).map(|list| Sources { job, list })
+    }
+
+    /// What publishing needs, once all partitions are done and until the job has ended.
+    pub fn manifest(&self, job: JobId) -> Option<Manifest<'_>> {
+        let job = self.jobs.get(&job)?;
+        let committed = match &job.stage {
+            Stage::Assembling => None,
+            Stage::Committed(digest) => Some(*digest),
+            Stage::Working | Stage::Ended(_) => return None,
+        };
+        let reduced = job.works.get(&TaskKind::Reduce)?.done.values();
+        let parts = reduced.flat_map(|accepted| match &accepted.gave {
+            Gave::Parts(parts) => parts.iter().map(|part| (accepted.attempt(job.id()), part)).collect(),
+            Gave::File(_) | Gave::Plan(_) | Gave::Output { .. } => Vec::new(),
+        });
+        let quarantine = job.outputs().filter_map(|(_, _, accepted)| match &accepted.gave {
+            Gave::Output { quarantine: Some(file), .. } => {
+                Some((Input { attempt: accepted.attempt(job.id()), name: "quarantine".to_owned(), digest: file.1 }, file.0))
+            }
+            Gave::Output { quarantine: None, .. } | Gave::File(_) | Gave::Plan(_) | Gave::Parts(_) => None,
+        });
+        Some(Manifest {
+            parts: parts.collect(),
+            quarantine: quarantine.collect(),
+            set_aside: job.set_aside.iter().copied().collect(),
+            tally: &job.tally,
+            plan: job.inputs(TaskKind::Map).pop()?,
+            facts: job.plan.as_ref()?,
+            committed,
+        })
+    }
+
+    /// Where a job stands. Its `name` is empty: only the shell can read the spec.
+    pub fn job_status(&self, job: JobId, now: Tick) -> Option<JobStatus> {
+        let job = self.jobs.get(&job)?;
+        let ended = self.ended(job);
+        let phase = match &job.stage {
+            Stage::Ended(ended) if !self.outbox.is_synced(ended.fact) => ended.phase,
+            Stage::Working | Stage::Assembling | Stage::Committed(_) | Stage::Ended(_) => job.phase(),
+        };
+        let units = match &job.stage {
+            Stage::Ended(ended) => ended.phases.iter().map(|phase| (phase.kind, (phase.done, phase.units))).collect(),
+            Stage::Working | Stage::Assembling | Stage::Committed(_) => job.units(),
+        };
+        Some(JobStatus {
+            job: job.id(),
+            name: String::new(),
+            output: job.submission.output.clone(),
+            phase,
+            elapsed_ms: millis(ended.map_or(now, |ended| ended.at), job.submitted),
+            // An end that is synced is another version than the same end before.
+            version: job.version * 2 + u64::from(ended.is_some()),
+            plan: job.plan.clone(),
+            units,
+            bytes: job.bytes_done(),
+            shuffle_bytes: job.shuffle_bytes(),
+            running: job.live.len() as u64,
+            retries: job.retries,
+            spilled_bytes: job.tally.spilled_bytes,
+            bad_records: job.bad_records,
+            workers_live: self.fleet.sessions.len() as u64,
+            workers_lost: job.workers_lost,
+            tally: job.tally.clone(),
+            output_records: job.output_records,
+            output_bytes: job.output_bytes,
+            ending: ended.and_then(|ended| ending_view(&ended.ending)),
+        })
+    }
+
+    /// A job in full.
+    pub fn job_view(&self, job: JobId, now: Tick) -> Option<JobView> {
+        let status = self.job_status(job, now)?;
+        let job = &self.jobs[&job];
+        let mut attempts: Vec<AttemptView> = job.past.iter().map(past_view).chain(live_views(job, now)).collect();
+        attempts.sort_by_key(|view| view.attempt);
+        Some(JobView {
+            status,
+            phases: if let Stage::Ended(ended) = &job.stage { ended.phases.clone() } else { phases(job) },
+            attempts,
+            attempt_count: job.past.count + job.live.len() as u64,
+            set_aside: job.set_aside.iter().copied().collect(),
+            lost: job.lost.clone(),
+        })
+    }
+
+    /// The workers that are there, and those that have gone lately. Their `address` is empty: only the shell knows it.
+    pub fn workers(&self, now: Tick) -> Vec<WorkerView> {
+        let mut outputs: BTreeMap<WorkerId, u64> = BTreeMap::new();
+        for (_, _, accepted) in self.open.iter().flat_map(|id| self.jobs[id].outputs()) {
+            *outputs.entry(accepted.worker).or_default() += 1;
+        }
+        let view = |(id, worker): (&WorkerId, &crate::fleet::Worker)| {
+            let session = worker.session.map(|session| &self.fleet.sessions[&session]);
+            WorkerView {
+                worker: *id,
+                address: String::new(),
+                state: match session {
+                    None => worker.departed,
+                    Some(session) if session.draining => WorkerState::Draining,
+                    Some(session) if session.suspect => WorkerState::Suspect,
+                    Some(_) => WorkerState::Live,
+                },
+                threads: worker.threads,
+                threads_used: session.map_or(0, |session| session.used),
+                memory_bytes: worker.memory_bytes,
+                running: session.into_iter().flat_map(|session| session.held.keys().copied()).collect(),
+                outputs: outputs.get(id).copied().unwrap_or(0),
+                silent_ms: session.map_or(0, |session| millis(now, session.heard)),
+            }
+        };
+        self.fleet.workers.iter().map(view).collect()
+    }
+}
+
+impl Job {
+    fn units(&self) -> BTreeMap<TaskKind, (u64, u64)> {
+        self.works.iter().map(|(kind, work)| (*kind, (u64::from(work.done_units), u64::from(work.units)))).collect()
+    }
+
+    /// Bytes that are granted or done, less what live attempts have still to do.
+    fn bytes_done(&self) -> BTreeMap<TaskKind, u64> {
+        let kinds = self.works.iter().filter(|(kind, _)| matches!(kind, TaskKind::Map | TaskKind::Reduce));
+        kinds
+            .map(|(kind, work)| {
+                let all = work.bytes(&(0..work.units));
+                let pending: u64 = work.pending().ranges().map(|range| work.bytes(&range)).sum();
+                let live = self.live.values().filter(|live| live.task.kind() == *kind && !live.backup);
+                let missing: u64 = live.map(|live| work.bytes(&live.task.range()).saturating_sub(live.progress.bytes)).sum();
+                (*kind, all.saturating_sub(pending).saturating_sub(missing))
+            })
+            .collect()
+    }
+}
+
+/// The phases of a job that goes on, as they are shown.
+pub(crate) fn phases(job: &Job) -> Vec<PhaseView> {
+    let view = |(kind, work): (&TaskKind, &crate::work::Work)| {
+        let done = work.done.iter().map(|(start, accepted)| (*start..accepted.end, accepted));
+        PhaseView {
+            kind: *kind,
+            units: u64::from(work.units),
+            done: u64::from(work.done_units),
+            tasks: work.done.len() as u64,
+            bytes: spread(done.clone().map(|(range, _): (Range<u32>, _)| work.bytes(&range)).collect()),
+            elapsed_ms: spread(done.map(|(_, accepted)| u64::from(accepted.elapsed_ms)).collect()),
+            mapped_again: work.again,
+            charges: work.charges.iter().map(|(unit, charge)| (*unit, charge.count)).collect(),
+        }
+    };
+    job.works.iter().map(view).collect()
+}
+
+fn spread(mut values: Vec<u64>) -> Spread {
+    values.sort_unstable();
+    let at = |index: usize| values.get(index).copied().unwrap_or(0);
+    Spread { min: at(0), median: at(values.len() / 2), max: at(values.len().saturating_sub(1)) }
+}
+
+fn past_view(past: &crate::attempt::Past) -> AttemptView {
+    AttemptView {
+        attempt: past.attempt,
+        task: past.task.clone(),
+        worker: past.worker,
+        state: past.state,
+        backup: past.backup,
+        threads: past.threads,
+        elapsed_ms: past.elapsed_ms,
+        progress: Default::default(),
+        bytes: past.bytes,
+        failure: past.failure.clone(),
+    }
+}
+
+fn live_views(job: &Job, now: Tick) -> impl Iterator<Item = AttemptView> + '_ {
+    job.live.iter().map(move |(attempt, live)| AttemptView {
+        attempt: *attempt,
+        task: live.task.clone(),
+        worker: live.worker,
+        state: AttemptState::Running,
+        backup: live.backup,
+        threads: live.threads,
+        elapsed_ms: millis(now, live.granted),
+        progress: live.progress,
+        bytes: job.works.get(&live.task.kind()).map_or(0, |work| work.bytes(&live.task.range())),
+        failure: None,
+    })
+}
+
+fn ending_view(ending: &Ending) -> Option<EndingView> {
+    let Ending::Failed(failed) = ending else { return None };
+    let view = |kind: &str, message: String| EndingView {
+        kind: kind.to_owned(),
+        message,
+        fault: None,
+        task: None,
+        attempt: None,
+        worker: None,
+        attempts: 0,
+        refused: false,
+    };
+    Some(match &**failed {
+        Failed::Attempt { task, attempt, worker, attempts, failure } => EndingView {
+            fault: Some(failure.fault.clone()),
+            task: Some(task.clone()),
+            attempt: Some(*attempt),
+            worker: Some(*worker),
+            attempts: *attempts,
+            refused: matches!(failure.fault, Fault::Refused { .. }),
+            ..view(failure.fault.kind(), failure.fault.to_string())
+        },
+        Failed::NotDeterministic { shards, first, second } => EndingView {
+            task: Some(shardmill_protocol::Task::Map(shards.clone())),
+            ..view(
+                "not deterministic",
+                format!("shards {}..{} were mapped twice, with different results: {first} and {second}", shards.start, shards.end),
+            )
+        },
+        Failed::Poison { task, workers } => EndingView {
+            task: Some(task.clone()),
+            worker: workers.last().copied(),
+            attempts: workers.len() as u32,
+            ..view("poison", format!("{} workers were lost while they ran {task}", workers.len()))
+        },
+        Failed::TooManyAttempts { attempts, last } => EndingView {
+            fault: Some(last.fault.clone()),
+            ..view("too many attempts", format!("{attempts} attempts have failed; the last one: {}", last.fault))
+        },
+        Failed::TooManyBadRecords { records, limit } => {
+            view("too many bad records", format!("{records} records are bad, {limit} are allowed"))
+        }
+        Failed::TooLittleMemory { needed_bytes } => {
+            view("too little memory", format!("no worker has the {needed_bytes} bytes of memory that one thread needs"))
+        }
+        Failed::Staging { cause } => view("staging", cause.clone()),
+        Failed::Publish { cause } => view("publish", format!("the output cannot be made visible: {cause}")),
+    })
+}
