@@ -20,7 +20,7 @@ pub mod sink;
 #[cfg(test)]
 mod small_disk;
 mod stream;
-mod survey;
+pub mod survey;
 pub mod table;
 
 pub use block::{Block, BlockReader, Framing, PADDING, lines};

@@ -219,18 +219,20 @@ fn columns(file: &InputFile, offset: u64, record: &[u8], dialect: Dialect, heade
 }
 
 /// Schemas in the encoding of Arrow's own files.
-pub(crate) mod schema_bytes {
+pub mod schema_bytes {
     use std::sync::Arc;
 
     use arrow::datatypes::SchemaRef;
     use arrow::ipc::convert::{IpcSchemaEncoder, try_fb_to_schema};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(crate) fn serialize<S: Serializer>(schema: &SchemaRef, serializer: S) -> Result<S::Ok, S::Error> {
+    /// Writes a schema.
+    pub fn serialize<S: Serializer>(schema: &SchemaRef, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(IpcSchemaEncoder::new().schema_to_fb(schema).finished_data())
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SchemaRef, D::Error> {
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SchemaRef, D::Error> {
         decode(&Vec::deserialize(deserializer)?)
     }
 
@@ -240,17 +242,19 @@ pub(crate) mod schema_bytes {
     }
 
     /// The same for a schema that may be missing; no encoded schema is empty.
-    pub(crate) mod optional {
+    pub mod optional {
         use super::*;
 
-        pub(crate) fn serialize<S: Serializer>(schema: &Option<SchemaRef>, serializer: S) -> Result<S::Ok, S::Error> {
+        /// Writes a schema, or that there is none.
+        pub fn serialize<S: Serializer>(schema: &Option<SchemaRef>, serializer: S) -> Result<S::Ok, S::Error> {
             match schema {
                 Some(schema) => super::serialize(schema, serializer),
                 None => serializer.serialize_bytes(&[]),
             }
         }
 
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SchemaRef>, D::Error> {
+        /// Reads what may be one.
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SchemaRef>, D::Error> {
             let bytes = Vec::<u8>::deserialize(deserializer)?;
             if bytes.is_empty() { Ok(None) } else { decode(&bytes).map(Some) }
         }

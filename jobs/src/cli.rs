@@ -1,4 +1,4 @@
-//! What a job's executable does when it is called: `run`, `describe`, and how it ends.
+//! What a job's executable does when it is called: `run`, `describe`, what clusters ask of it, and how it ends.
 //!
 //! Exit codes: 0 done · 1 the job failed · 2 wrong usage, or refused before any work · 130 interrupted.
 //! stdout is for data (`--format json`), stderr for narration.
@@ -12,17 +12,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shardmill_datasets::RunRequest;
 use shardmill_datasets::request::parse_bytes;
+use shardmill_protocol::VERSION;
 
 use crate::card;
 use crate::combine::Combine;
-use crate::engine::Progress;
+use crate::engine::{Progress, Tight};
 use crate::job::MapReduce;
-use crate::local::{Options, Planned, Tight};
+use crate::local::{Options, Planned};
+use crate::serve;
 use crate::shape::Shape;
 use crate::show::Show;
-
-/// The version of the messages between a job's executable and a worker.
-pub const PROTOCOL: u32 = 1;
 
 /// Runs a job's executable: reads the command line, does what it says, and returns the exit code.
 ///
@@ -71,6 +70,8 @@ pub fn main_named<J: MapReduce + Args + Serialize + DeserializeOwned>(
             ExitCode::SUCCESS
         }
         Verb::Run(run) => run_job(name, *run),
+        Verb::Check(check) => check_job(&check),
+        Verb::Task { tight_buffers } => serve::serve::<J>(tight_buffers),
     }
 }
 
@@ -87,6 +88,24 @@ enum Verb<J: Args> {
     Run(Box<Run<J>>),
     /// Print what the job is, as JSON.
     Describe,
+    /// Say whether these flags and parameters would do, as far as that is known without the input.
+    #[command(hide = true)]
+    Check(Box<Check<J>>),
+    /// Serve a worker of a cluster, on descriptor 3.
+    #[command(hide = true)]
+    Task {
+        /// For tests: as in `run`.
+        #[arg(long, hide = true, value_name = "COLLECT,MERGE,FAN_IN")]
+        tight_buffers: Option<Tight>,
+    },
+}
+
+#[derive(Args)]
+struct Check<J: Args> {
+    #[command(flatten, next_help_heading = "Job")]
+    job: J,
+    #[command(flatten)]
+    request: RunRequest,
 }
 
 #[derive(Args)]
@@ -157,7 +176,12 @@ impl Flags {
 struct Description {
     name: String,
     version: &'static str,
-    protocol: u32,
+    /// The version of the messages between the executable and a worker.
+    protocol: String,
+    /// The version of this crate.
+    sdk: &'static str,
+    /// The platform that the executable was built for.
+    platform: String,
     shape: String,
     key: &'static str,
     value: &'static str,
@@ -179,7 +203,9 @@ impl Description {
         Self {
             name: name.to_owned(),
             version: J::VERSION,
-            protocol: PROTOCOL,
+            protocol: format!("{}.{}", VERSION.0, VERSION.1),
+            sdk: env!("CARGO_PKG_VERSION"),
+            platform: shardmill_protocol::platform(),
             shape: format!("{:?}", J::Input::KIND).to_lowercase(),
             key: std::any::type_name::<J::Key>(),
             value: std::any::type_name::<J::Value>(),
@@ -197,6 +223,17 @@ impl Description {
     }
 }
 
+/// Asks the job what it thinks of its parameters. Flags were checked as they were read.
+fn check_job<J: MapReduce + Args>(Check { job, request: _ }: &Check<J>) -> ExitCode {
+    match job.columns().and_then(|_| job.column_types()) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
 fn run_job<J: MapReduce + Args>(name: &str, run: Run<J>) -> ExitCode {
     let progress = Arc::new(Progress::default());
     stop_on_signals(&progress);
@@ -206,7 +243,7 @@ fn run_job<J: MapReduce + Args>(name: &str, run: Run<J>) -> ExitCode {
     let result = Planned::new(name, run.job, run.flags.options(), progress).and_then(|planned| {
         if explain {
             match shown {
-                Shown::Json => println!("{}", serde_json::to_string_pretty(&planned.plan).expect("a plan is plain data")),
+                Shown::Json => println!("{}", serde_json::to_string_pretty(&planned.plan.input).expect("a plan is plain data")),
                 Shown::Text => show.explain(&planned),
             }
             return Ok(None);

@@ -3,6 +3,7 @@
 //! What follows from a fault (who is charged, whether trying again can help) hangs on its kind alone, so a fault stays typed on every
 //! hop. Turning it into words for a person is left to `card.rs`.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use shardmill_datasets::ReadError;
 use shardmill_datasets::run::RunError;
 use shardmill_datasets::sink::WriteError;
+use shardmill_protocol::AttemptId;
 
 /// A record on which `map` failed, or that could not be read as what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +28,39 @@ pub struct BadRecord {
     pub cause: String,
     /// The record as it stands in the file, as far as its format has that.
     pub bytes: Vec<u8>,
+}
+
+/// The phase of a job in which its code failed outside `map` and `reduce`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The job's `start`.
+    Start,
+    /// The job's `finish`.
+    Finish,
+    /// The job's `seed`.
+    Seed,
+    /// The job's `end_shard`.
+    EndShard,
+    /// A combiner.
+    Combine,
+    /// A value's `Serialize`.
+    Encode,
+    /// A value's `Deserialize`.
+    Decode,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Finish => "finish",
+            Self::Seed => "seed",
+            Self::EndShard => "end of shard",
+            Self::Combine => "combine",
+            Self::Encode => "encoding a value",
+            Self::Decode => "reading values back",
+        })
+    }
 }
 
 /// Why an attempt ended without a result.
@@ -45,8 +80,8 @@ pub enum Fault {
     /// The job's code outside `map` and `reduce` failed.
     #[error("{phase} failed: {cause}")]
     Panicked {
-        /// Where: `start`, `finish`, `combine`.
-        phase: &'static str,
+        /// Where.
+        phase: Phase,
         /// What it said.
         cause: String,
     },
@@ -83,7 +118,15 @@ pub enum Fault {
         /// What is wrong with the row.
         detail: String,
     },
-    /// The run was interrupted.
+    /// The output of a map attempt is gone, or is not what it was.
+    #[error("the output of attempt {output} is lost: {detail}")]
+    OutputLost {
+        /// The attempt.
+        output: AttemptId,
+        /// What was seen of it.
+        detail: String,
+    },
+    /// The run was interrupted, or another thread has failed.
     #[error("interrupted")]
     Interrupted,
 }
@@ -101,6 +144,7 @@ impl From<RunError> for Fault {
             RunError::Write { path, source } => Self::disk(&path, source),
             RunError::Read { path, source, .. } => Self::DiskFailed { path, detail: format!("{detail}: {source}") },
             RunError::Damaged { path, .. } => Self::DiskFailed { path, detail },
+            RunError::GivenUp { .. } => Self::Interrupted,
         }
     }
 }
@@ -118,6 +162,17 @@ impl From<WriteError> for Fault {
 }
 
 impl Fault {
+    /// Of two faults of one attempt, the one to report: the first bad record in the order of the input, or else the first that came.
+    /// An interruption only follows from others.
+    pub(crate) fn worse(known: Option<Self>, found: Self) -> Self {
+        match (known, found) {
+            (None, found) => found,
+            (Some(Self::BadRecord(a)), Self::BadRecord(b)) => Self::BadRecord(a.min(b)),
+            (Some(Self::Interrupted), found) => found,
+            (Some(known), _) => known,
+        }
+    }
+
     /// What a failed write means.
     pub(crate) fn disk(path: &Path, source: io::Error) -> Self {
         let is_full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge);

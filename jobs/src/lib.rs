@@ -302,7 +302,9 @@ pub mod job;
 pub mod key;
 mod local;
 pub mod output;
+mod planning;
 pub mod prelude;
+mod serve;
 pub mod shape;
 mod show;
 pub mod testing;
@@ -311,10 +313,10 @@ pub mod words;
 
 /// The Arrow crates that this version of shardmill works with, for jobs on [`Batches`].
 pub use arrow;
-pub use cli::{PROTOCOL, main, main_named};
+pub use cli::{main, main_named};
 pub use combine::{Combine, Max, Min, NoCombine, Sum};
 pub use engine::{Emitter, Output, Values, system_memory};
-pub use fault::{BadRecord, Fault};
+pub use fault::{BadRecord, Fault, Phase};
 pub use job::{ColumnTypes, Columns, KeyRef, MapReduce, Partitioning, Record, Result, ValueRef};
 pub use key::Key;
 pub use output::{OutputType, Raw, Table};

@@ -1,33 +1,26 @@
 //! A whole job in this process: list, survey, plan, map, reduce, publish.
 //!
-//! The plan and the engine are the ones that a cluster uses; what differs is who calls them. What a person sees of it is in `cli.rs`.
+//! The steps of planning and the engine are the ones that a cluster uses; what differs is who calls them. What a person sees of it is in `cli.rs`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rayon::ThreadPool;
-use rayon::prelude::*;
 use serde::Serialize;
-use shardmill_datasets::manifest::{Digest, ManifestInput, ManifestPart, SetAside};
-use shardmill_datasets::sink::{OutputFormat, SinkSpec};
-use shardmill_datasets::{
-    Draft, Format, ListError, Manifest, OutputClaim, Plan, PlanError, PlanOptions, Projection, PublishError, ReadError, Room, RunRequest,
-    SchemaRequest, WriteError, list,
-};
+use shardmill_datasets::manifest::{ManifestPart, SetAside};
+use shardmill_datasets::{Manifest, OutputClaim, Plan, PublishError, Room, RunRequest};
+use shardmill_protocol::slots::Slots;
 
 use crate::engine::{
-    Budget, BudgetTooSmall, Partitioner, Progress, Settings, Sources, list_pairs, map_shards, range_cuts, reading, reduce_partitions,
-    system_memory,
+    Budget, LeftOut, Progress, Settings, Sources, Tight, list_pairs, map_shards, reduce_partitions, system_memory, thread_pool,
 };
 use crate::fault::{BadRecord, Fault};
-use crate::job::{ColumnTypes, Columns, MapReduce, Partitioning};
-use crate::output::OutputType;
-use crate::shape::Shape;
+use crate::job::MapReduce;
+use crate::planning::{self, JobPlan, PlanningError, Readers};
 
 /// What is run, on what, and within which bounds.
 #[derive(Clone, Debug)]
@@ -43,45 +36,11 @@ pub(crate) struct Options {
     pub(crate) is_reference: bool,
 }
 
-/// Sizes that no budget would give.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tight {
-    pub(crate) collect_bytes: usize,
-    pub(crate) merge_bytes: usize,
-    pub(crate) fan_in: usize,
-}
-
-impl FromStr for Tight {
-    type Err = String;
-
-    /// Reads `12288,4096,3`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let numbers: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
-        match numbers.as_deref() {
-            Ok(&[collect_bytes, merge_bytes, fan_in]) => Ok(Self { collect_bytes, merge_bytes, fan_in }),
-            _ => Err("three numbers are wanted: COLLECT,MERGE,FAN_IN".to_owned()),
-        }
-    }
-}
-
 /// Why a run has no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error(transparent)]
-    List(#[from] ListError),
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    #[error("cannot look at the input")]
-    Survey(#[from] ReadError),
-    #[error(transparent)]
-    Budget(#[from] BudgetTooSmall),
-    /// The job refuses its parameters or the input's columns.
-    #[error("{0}")]
-    Bind(String),
-    #[error("{0}")]
-    Output(String),
-    #[error(transparent)]
-    Sink(WriteError),
+    Planning(#[from] PlanningError),
     /// The output cannot be claimed.
     #[error(transparent)]
     Claim(PublishError),
@@ -138,10 +97,8 @@ pub(crate) enum Phase {
 pub(crate) struct Planned<J: MapReduce> {
     name: String,
     job: J,
-    pub(crate) plan: Plan,
-    pub(crate) sink: SinkSpec,
+    pub(crate) plan: JobPlan,
     pub(crate) budget: Budget,
-    room: Room,
     pool: ThreadPool,
     options: Options,
     progress: Arc<Progress>,
@@ -155,114 +112,66 @@ impl<J: MapReduce> Planned<J> {
         let started = Instant::now();
         crate::heap::give_back_at_once();
         let threads = options.threads;
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("engine-{index}"));
-        let pool = builder.build().map_err(|source| RunError::Threads { threads, source })?;
-        let files = match list(&options.request.inputs, options.request.input_format) {
-            Err(ListError::Nothing { .. }) if options.request.allow_empty => Vec::new(),
-            listed => listed?,
-        };
+        let pool = thread_pool(threads).map_err(|source| RunError::Threads { threads, source })?;
         let total_bytes = options.memory_bytes.unwrap_or_else(|| system_memory() / 2);
         let room = Room { memory_bytes: total_bytes as u64, threads: threads as u64 };
-        BudgetTooSmall::check_records(&options.request, &files, room)?;
-        let plan_options = PlanOptions {
-            shape: J::Input::KIND,
-            shard_bytes: options.request.shard_bytes,
-            partitions: options.request.partitions,
-            csv: options.request.csv,
-            limits: options.request.limits(),
-            columns: match (J::Input::columns(), job.columns().map_err(refused)?) {
-                (_, Columns::Named(names)) | (Columns::Named(names), Columns::All) => Projection::Names(names),
-                (Columns::All, Columns::All) => Projection::All,
-            },
-            schema: match job.column_types().map_err(refused)? {
-                ColumnTypes::Inferred => SchemaRequest::Infer,
-                ColumnTypes::Given(schema) => SchemaRequest::Given(schema),
-            },
-        };
-        let draft = Draft::new(files, plan_options)?;
-        let surveys = pool.install(|| draft.surveys().par_iter().map(|survey| survey.run(room)).collect::<Result<Vec<_>, _>>())?;
-        let mut plan = draft.finish(surveys)?;
-        job.bind(plan.schema.as_ref()).map_err(refused)?;
-        if plan.files.iter().all(|file| file.file.format.delimiter().is_some()) {
-            plan.schema = plan.schema.map(|schema| job.columns_read(&schema));
-        }
-        let sink = sink_spec(&job, &plan, &options)?;
-        let budget = Budget::new(total_bytes, threads, &reading(&plan, room)?, sink.memory_bytes())?;
-        Ok(Self { name: name.to_owned(), job, plan, sink, budget, room, pool, options, progress, started, planned: Instant::now() })
+        let draft = planning::draft(&job, &options.request, Readers::Here, room)?;
+        let surveys = planning::surveys(&draft, 0..draft.surveys().len(), room, &pool, &progress)?;
+        let plan = planning::finish(&mut job, &options.request, draft, surveys)?;
+        let budget = plan.budget(room)?;
+        Ok(Self { name: name.to_owned(), job, plan, budget, pool, options, progress, started, planned: Instant::now() })
     }
 
     /// Runs what was planned.
     pub(crate) fn run(self, mut on_phase: impl FnMut(Phase, &Plan)) -> Result<Summary, RunError> {
-        let Self { name, job, plan, sink, budget, room, pool, options, progress, started, planned } = self;
-        refuse_overlap(&plan, &options.request)?;
+        let Self { name, job, mut plan, budget, pool, options, progress, started, planned } = self;
         let id = run_id();
         let claim = OutputClaim::take(&options.request.output, &id, options.request.overwrite).map_err(RunError::Claim)?;
         let temp = TempDirectory::new(options.temp_directory.as_deref(), claim.staging(), &id)?;
+        let slots = Slots::unwatched(options.threads).map_err(|error| RunError::Fault(Fault::OutOfMemory { detail: error.to_string() }))?;
         let settings = Settings {
-            threads: options.threads,
-            collect_bytes: options.tight.map_or(budget.collect_bytes, |tight| tight.collect_bytes),
-            merge_bytes: options.tight.map_or(budget.merge_bytes, |tight| tight.merge_bytes),
-            total_bytes: options.tight.map_or(budget.total_bytes, |tight| tight.collect_bytes),
-            block_bytes: options.tight.map_or(budget.block_bytes, |tight| tight.merge_bytes / 4),
-            fan_in: options.tight.map_or(usize::MAX, |tight| tight.fan_in),
-            room,
             max_bad_records: options.request.max_bad_records,
-            temp_directory: temp.path.clone(),
             durable: options.durable,
             progress: Arc::clone(&progress),
+            ..Settings::new(&budget, options.tight, options.threads, temp.path.clone(), Arc::new(slots))
         };
 
-        on_phase(Phase::Map, &plan);
-        let partitioner = match job.partitioning() {
-            Partitioning::Hash => Partitioner::Hash { partitions: plan.partitions },
-            Partitioning::Range => {
-                let cuts = range_cuts(&job, &plan, &settings, &pool).map_err(RunError::Fault)?;
-                Partitioner::by_ranges(plan.partitions, cuts)
-            }
-        };
-        let shards = 0..plan.shards.len() as u32;
-        let mapped = map_shards(&job, &plan, shards, &partitioner, &settings, &pool).map_err(RunError::Fault)?;
+        on_phase(Phase::Map, &plan.input);
+        plan.cut(&job, &settings, &pool).map_err(RunError::Fault)?;
+        let partitioner = plan.partitioner();
+        let shards = 0..plan.input.shards.len() as u32;
+        let mapped = map_shards(&job, &plan.input, shards, &LeftOut::new(), &partitioner, &settings, &pool).map_err(RunError::Fault)?;
         let sources = if options.is_reference {
-            let pairs = list_pairs(&job, &plan, &plan.shards, u64::MAX, &settings, &pool).map_err(RunError::Fault)?;
+            let pairs = list_pairs(&job, &plan.input, &plan.input.shards, u64::MAX, &settings, &pool).map_err(RunError::Fault)?;
             Sources::Pairs(pairs, partitioner)
         } else {
-            Sources::new(mapped.collectors, &partitioner, &settings, &pool).map_err(RunError::Fault)?
+            Sources::new(mapped.collectors, &partitioner, &settings, &pool).map_err(RunError::Fault)?.0
         };
 
         let mapped_at = Instant::now();
-        on_phase(Phase::Reduce, &plan);
+        on_phase(Phase::Reduce, &plan.input);
         let attempt = claim.attempt("reduce")?;
+        let (sink, partitions) = (&plan.sink, plan.input.partitions);
         let path_of = |partition| attempt.join(sink.part_name(partition));
-        let parts = reduce_partitions(&job, &sources, plan.partitions, &sink, path_of, &settings, &pool).map_err(RunError::Fault)?;
+        let parts =
+            reduce_partitions(&job, &sources, 0..partitions, partitions, sink, path_of, &settings, &pool).map_err(RunError::Fault)?;
         // Giving gigabytes of tables back takes a while, and need not be waited for.
         let release = std::thread::spawn(move || drop(sources));
 
         let reduced_at = Instant::now();
-        on_phase(Phase::Publish, &plan);
+        on_phase(Phase::Publish, &plan.input);
         let mut files: Vec<(PathBuf, String)> =
-            (0..plan.partitions).map(|partition| (path_of(partition), sink.part_name(partition))).collect();
+            (0..partitions).map(|partition| (path_of(partition), sink.part_name(partition))).collect();
         if !mapped.set_aside.is_empty() {
             let path = claim.staging().join("quarantine");
-            write_quarantine(&path, &mapped.set_aside).map_err(|source| RunError::Fault(Fault::disk(&path, source)))?;
+            fs::write(&path, quarantine(&mapped.set_aside)).map_err(|source| RunError::Fault(Fault::disk(&path, source)))?;
             files.push((path, "_quarantine/records.jsonl".to_owned()));
         }
         let manifest = Manifest {
             job: name.clone(),
             version: J::VERSION.to_owned(),
             executable_digest: None,
-            inputs: plan
-                .files
-                .iter()
-                .map(|planned| {
-                    let file = &planned.file;
-                    ManifestInput {
-                        path: file.path.display().to_string(),
-                        bytes: file.bytes,
-                        modified_ns: file.fingerprint.modified_ns,
-                        head: Digest(file.fingerprint.head),
-                    }
-                })
-                .collect(),
+            inputs: plan.manifest_inputs(),
             parts: parts.iter().zip(0..).map(|(part, partition)| ManifestPart::new(sink.part_name(partition), part)).collect(),
             counters: mapped.counters.clone(),
             set_aside: mapped
@@ -287,11 +196,11 @@ impl<J: MapReduce> Planned<J> {
         Ok(Summary {
             job: name,
             output,
-            input_files: plan.files.len(),
-            input_bytes: plan.input_bytes,
+            input_files: plan.input.files.len(),
+            input_bytes: plan.input.input_bytes,
             input_records: progress.input_records.load(Relaxed),
-            shards: plan.shards.len(),
-            partitions: plan.partitions,
+            shards: plan.input.shards.len(),
+            partitions,
             groups: progress.groups.load(Relaxed),
             output_records: parts.iter().map(|part| part.records).sum(),
             output_bytes: parts.iter().map(|part| part.bytes).sum(),
@@ -310,46 +219,6 @@ impl<J: MapReduce> Planned<J> {
             peak_memory_bytes: peak_memory_bytes(),
         })
     }
-}
-
-/// The job refuses its parameters, or the input's columns.
-fn refused(error: Box<dyn std::error::Error + Send + Sync>) -> RunError {
-    RunError::Bind(error.to_string())
-}
-
-/// Refuses an output that is or holds what is read: it would be replaced.
-fn refuse_overlap(plan: &Plan, request: &RunRequest) -> Result<(), RunError> {
-    match request.overlap(plan.files.iter().map(|planned| planned.file.path.as_path())) {
-        Some(path) => {
-            Err(RunError::Output(format!("output {} holds the input {}: it would be replaced", request.output.display(), path.display())))
-        }
-        None => Ok(()),
-    }
-}
-
-/// What the parts look like; refused here if the job cannot write it.
-fn sink_spec<J: MapReduce>(job: &J, plan: &Plan, options: &Options) -> Result<SinkSpec, RunError> {
-    let fits = |format| <J::Output as OutputType<J>>::fits(job, format);
-    let of_fixed = plan.files.iter().any(|file| matches!(file.file.format, Format::Fixed(_)));
-    let default = if of_fixed && fits(OutputFormat::Bytes) {
-        OutputFormat::Bytes
-    } else if fits(OutputFormat::Csv) {
-        OutputFormat::Csv
-    } else {
-        OutputFormat::Text
-    };
-    let format = options.request.output_format.unwrap_or(default);
-    if !fits(format) {
-        let possible: Vec<String> = OutputFormat::ALL.into_iter().filter(|format| fits(*format)).map(|format| format.to_string()).collect();
-        return Err(RunError::Output(format!(
-            "this job's output cannot be written as {format}; --output-format can be {}",
-            possible.join(", ")
-        )));
-    }
-    let schema = <J::Output as OutputType<J>>::schema(job).map_err(|error| RunError::Output(error.to_string()))?;
-    let sink = SinkSpec { format, compression: options.request.output_compression, schema };
-    sink.check().map_err(RunError::Sink)?;
-    Ok(sink)
 }
 
 /// A name for this run that no other has.
@@ -411,8 +280,8 @@ impl Drop for TempDirectory {
     }
 }
 
-/// Writes the records that were set aside, one JSON object a line, in input order.
-fn write_quarantine(path: &Path, records: &[BadRecord]) -> std::io::Result<()> {
+/// The file of records that were set aside: one JSON object a line, in input order.
+pub(crate) fn quarantine(records: &[BadRecord]) -> Vec<u8> {
     #[derive(Serialize)]
     struct Line<'a> {
         file: String,
@@ -439,14 +308,14 @@ fn write_quarantine(path: &Path, records: &[BadRecord]) -> std::io::Result<()> {
             text,
             hex,
         };
-        serde_json::to_writer(&mut out, &line)?;
+        serde_json::to_writer(&mut out, &line).expect("names, numbers and text have a JSON form");
         out.push(b'\n');
     }
-    fs::write(path, out)
+    out
 }
 
 /// The most memory that this process had at any time.
-fn peak_memory_bytes() -> u64 {
+pub(crate) fn peak_memory_bytes() -> u64 {
     // What the system counts for a process begins with what the one had that started it; Linux knows better.
     if let Ok(status) = fs::read_to_string("/proc/self/status")
         && let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))

@@ -41,7 +41,7 @@ impl Show {
         if self.is_verbose {
             self.explain(planned);
         } else if !self.is_quiet {
-            let plan = &planned.plan;
+            let plan = &planned.plan.input;
             eprintln!(
                 "plan    {} in {}, {}, {}",
                 HumanBytes(plan.input_bytes),
@@ -54,24 +54,7 @@ impl Show {
 
     /// The whole plan.
     pub(crate) fn explain<J: MapReduce>(&self, planned: &Planned<J>) {
-        let plan = &planned.plan;
-        eprintln!("plan");
-        eprintln!("  input       {} in {} files", HumanBytes(plan.input_bytes), plan.files.len());
-        for file in plan.files.iter().take(20) {
-            let (format, compression) = (file.file.format, file.file.compression);
-            eprintln!("              {} ({format}, {compression:?}, {})", file.file.path.display(), HumanBytes(file.file.bytes));
-        }
-        if plan.files.len() > 20 {
-            eprintln!("              and {} more", plan.files.len() - 20);
-        }
-        if let Some(schema) = &plan.schema {
-            eprintln!("  columns     {}", shardmill_datasets::table::schema_text(schema));
-        }
-        eprintln!("  shards      {}", plan.shards.len());
-        eprintln!("  partitions  {}, each a part: {} …", plan.partitions, planned.sink.part_name(0));
-        if let Some(schema) = &planned.sink.schema {
-            eprintln!("  output      {}", shardmill_datasets::table::schema_text(schema));
-        }
+        eprint!("{}", planned.plan);
         eprintln!(
             "  memory      {}, of which {} to collect in and {} to merge in for each thread",
             HumanBytes(planned.budget.total_bytes as u64),

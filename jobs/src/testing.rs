@@ -31,9 +31,9 @@ use shardmill_datasets::{CsvOptions, Format, RunRequest, Shape as Kind};
 
 use crate::card;
 use crate::cli::{flag_names, parameter_names};
-use crate::engine::Progress;
+use crate::engine::{Progress, Tight};
 use crate::job::{MapReduce, Partitioning, Result};
-use crate::local::{Options, Planned, RunError, Summary, Tight};
+use crate::local::{Options, Planned, RunError, Summary};
 use crate::shape::Shape;
 
 /// Runs `job` on `input` in many ways and returns its rows, all parts one after the other under one header.

@@ -2,7 +2,7 @@
 //!
 //! A test makes a [`Place`], puts input there, runs a [`Job`] and looks at what [`Ended`] with it and what lies in its [`Output`]. What
 //! should lie there is computed by [`oracle`], which knows nothing of shardmill. There are no sleeps and no clocks: a test that needs
-//! a moment in the middle of a run waits for something that can be seen.
+//! a moment in the middle of a run waits for something that can be seen. Job processes are driven by a [`Supervisor`], in place of a worker.
 #![allow(clippy::unwrap_used, reason = "a harness that cannot go on has nobody to tell but the test's author")]
 
 pub mod cluster;
@@ -15,6 +15,7 @@ mod place;
 mod programs;
 mod random;
 pub mod sales;
+mod supervisor;
 pub mod text;
 
 pub use disk::Disk;
@@ -23,3 +24,4 @@ pub use output::Output;
 pub use place::{Place, names_in};
 pub use programs::{program, repository, target};
 pub use random::Random;
+pub use supervisor::{Cut, JobProcess, MapOutput, Supervisor};

@@ -23,6 +23,8 @@ pub enum Phase {
     Finish,
     /// The job's `seed`.
     Seed,
+    /// The job's `end_shard`.
+    EndShard,
     /// A combiner.
     Combine,
     /// A key or value that is written or read back.

@@ -17,7 +17,7 @@ use super::table::{Room, Table};
 use super::{Progress, Settings};
 use crate::catch::catch;
 use crate::combine::Combine;
-use crate::fault::Fault;
+use crate::fault::{Fault, Phase};
 use crate::heap;
 use crate::job::{KeyRef, MapReduce, ValueRef};
 use crate::key::Key;
@@ -363,7 +363,7 @@ impl<J: MapReduce> Collector<J> {
         match catch(|| self.spill()) {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => self.fail(fault),
-            Err(panic) => self.fail(Fault::Panicked { phase: "encoding a value", cause: panic.message }),
+            Err(panic) => self.fail(Fault::Panicked { phase: Phase::Encode, cause: panic.message }),
         }
     }
 

@@ -1,21 +1,23 @@
 //! Mapping: shards are read, each record goes through `map`, and what it emits is collected.
 //!
 //! One long-lived loop per rayon thread takes shards from a queue, never one rayon task per shard: a `map` that uses rayon itself
-//! must not find another shard on its stack. A panic is caught per block, not per record; a cell says which record it was.
+//! must not find another shard on its stack. A panic is caught per block, not per record; the thread's slot says which record it was,
+//! to this process and, should it die, to whoever watches over it.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use rayon::ThreadPool;
 use shardmill_datasets::{Block, Plan, PlannedFile, Shard};
+use shardmill_protocol::Suspect;
+use shardmill_protocol::slots::Slot;
 
 use super::collect::{Collector, Failure, Pair, Store, out_of_memory};
 use super::{Emitter, Partitioner, Settings};
 use crate::catch::{Panic, catch};
-use crate::fault::{BadRecord, Fault};
+use crate::fault::{BadRecord, Fault, Phase};
 use crate::job::{MapReduce, Record, Result as JobResult};
 use crate::shape::Driver;
 
@@ -29,39 +31,71 @@ pub(crate) struct Mapped<J: MapReduce> {
     pub(crate) set_aside: Vec<BadRecord>,
 }
 
-/// Bad records of all threads, up to the limit.
-struct SetAside {
-    limit: u64,
-    records: Mutex<Vec<BadRecord>>,
+/// Records to leave out, by shard and number: they have ended processes that mapped them.
+pub(crate) type LeftOut = BTreeSet<(u32, u64)>;
+
+/// What is said of them where bad records are told.
+const LEFT_OUT: &str = "it has brought job processes down";
+
+/// What the threads of one attempt share.
+struct Attempt<'a, J: MapReduce> {
+    job: &'a J,
+    plan: &'a Plan,
+    settings: &'a Settings,
+    /// Only so many records of each shard are mapped: a sample.
+    record_limit: u64,
+    left_out: &'a LeftOut,
+    /// Bad records of all threads, up to the limit.
+    set_aside: Mutex<Vec<BadRecord>>,
 }
 
-impl SetAside {
-    fn add(&self, record: BadRecord) -> Result<(), Fault> {
-        let mut records = self.records.lock().expect("no thread panics while it holds the list");
-        if records.len() as u64 >= self.limit {
+impl<'a, J: MapReduce> Attempt<'a, J> {
+    fn new(job: &'a J, plan: &'a Plan, settings: &'a Settings, record_limit: u64, left_out: &'a LeftOut) -> Self {
+        Self { job, plan, settings, record_limit, left_out, set_aside: Mutex::new(Vec::new()) }
+    }
+
+    /// A mapper for the thread with this number.
+    fn mapper(&self, collector: Collector<J>, thread: usize) -> Mapper<'_, J> {
+        Mapper { attempt: self, slot: self.settings.slots.of(thread), collector, shard: 0 }
+    }
+
+    /// The first record from `next` on that is not to be mapped.
+    fn stop_before(&self, shard: u32, next: u64) -> u64 {
+        let left_out = self.left_out.range((shard, next)..).next().filter(|(of, _)| *of == shard);
+        left_out.map_or(self.record_limit, |(_, record)| self.record_limit.min(*record))
+    }
+
+    fn set_aside(&self, record: BadRecord) -> Result<(), Fault> {
+        let mut records = self.set_aside.lock().expect("no thread panics while it holds the list");
+        if records.len() as u64 >= self.settings.max_bad_records {
             return Err(Fault::BadRecord(Box::new(record)));
         }
         records.push(record);
+        self.settings.progress.bad_records.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    fn into_set_aside(self) -> Vec<BadRecord> {
+        let mut records = self.set_aside.into_inner().expect("no thread panics while it holds the list");
+        records.sort();
+        records
     }
 }
 
 /// Calls `map` for the records of one shard after the other, on one thread.
 pub(crate) struct Mapper<'a, J: MapReduce> {
-    job: &'a J,
-    plan: &'a Plan,
-    settings: &'a Settings,
-    set_aside: &'a SetAside,
+    attempt: &'a Attempt<'a, J>,
+    slot: Slot<'a>,
     pub(crate) collector: Collector<J>,
     shard: u32,
-    /// Only so many records of each shard are mapped: a sample.
-    record_limit: u64,
 }
 
 /// Why the loop over a block's records was left.
 enum Stop {
     Record(String),
     Collector,
+    /// Before a record that is not to be mapped.
+    Before,
 }
 
 impl<'a, J: MapReduce> Mapper<'a, J> {
@@ -70,33 +104,33 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
         self.shard = number;
         self.collector.begin_shard(number);
         J::Input::map_shard(reader, self, shard)?;
-        let job = self.job;
-        emit_without_record("end of shard", &mut self.collector, |emitter| job.end_shard(emitter))
+        let job = self.attempt.job;
+        emit_without_record(Phase::EndShard, &mut self.collector, |emitter| job.end_shard(emitter))
     }
 
     /// The file of a shard.
     pub(crate) fn file(&self, shard: &Shard) -> &'a PlannedFile {
-        &self.plan.files[shard.file as usize]
+        &self.attempt.plan.files[shard.file as usize]
     }
 
     /// Notes that input was consumed. False once the records of the shard are enough, an error if the run was interrupted.
     pub(crate) fn has_read(&self, bytes: u64, records: u64, records_of_shard: u64) -> Result<bool, Fault> {
-        let progress = &self.settings.progress;
-        if self.record_limit == u64::MAX {
+        let progress = &self.attempt.settings.progress;
+        if self.attempt.record_limit == u64::MAX {
             progress.input_bytes.fetch_add(bytes, Relaxed);
             progress.input_records.fetch_add(records, Relaxed);
         }
-        if progress.is_interrupted() { Err(Fault::Interrupted) } else { Ok(records_of_shard < self.record_limit) }
+        if progress.is_interrupted() { Err(Fault::Interrupted) } else { Ok(records_of_shard < self.attempt.record_limit) }
     }
 
     /// How many more records are wanted behind the first `records` ones.
     pub(crate) fn left_of(&self, records: u64) -> u64 {
-        self.record_limit.saturating_sub(records)
+        self.attempt.record_limit.saturating_sub(records)
     }
 
     /// Whether quotes have a meaning in CSV.
     pub(crate) fn csv_quotes(&self) -> bool {
-        self.plan.options.csv.quotes
+        self.attempt.plan.options.csv.quotes
     }
 
     /// Maps the records of a block; returns how many there were.
@@ -115,19 +149,24 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
     where
         I: Iterator<Item = (usize, Result<Record<'b, J>, String>)>,
     {
-        // Start and number of the record that is being mapped.
-        let (start, number) = (Cell::new(0), Cell::new(0u64));
-        let (mut from, mut is_resumed) = (0, false);
+        let slot = self.slot;
+        slot.enter(Suspect { unit: self.shard, record: first_record, offset: block.offset });
+        // The record to go on with: the one at byte `from`, or the one behind it.
+        let (mut next, mut from, mut is_resumed) = (first_record, 0, false);
         loop {
-            let (job, collector, limit) = (self.job, &mut self.collector, self.record_limit);
+            let (job, collector, stop_before) = (self.attempt.job, &mut self.collector, self.attempt.stop_before(self.shard, next));
             let outcome = catch(|| {
                 let mut emitter = Emitter::for_block(collector, block.padded());
                 let mut records = records(from);
                 if is_resumed {
                     records.next();
                 }
+                let mut number = next;
                 for (behind, record) in records {
-                    start.set(from + behind);
+                    slot.go_on(number, block.offset + (from + behind) as u64);
+                    if number == stop_before {
+                        return Err(Stop::Before);
+                    }
                     let mapped: JobResult = match record {
                         Ok(record) => job.map(record, &mut emitter),
                         Err(cause) => return Err(Stop::Record(cause)),
@@ -142,17 +181,31 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
                     if emitter.has_failed() {
                         return Err(Stop::Collector);
                     }
-                    number.set(number.get() + 1);
-                    if limit != u64::MAX && first_record + number.get() >= limit {
-                        break;
-                    }
+                    number += 1;
                 }
-                Ok(())
+                Ok(number)
             });
-            let Some(cause) = self.bad_record(outcome)? else { return Ok(number.get()) };
-            self.set_aside(file, first_record + number.get(), block.offset + start.get() as u64, raw(start.get()), cause)?;
-            number.set(number.get() + 1);
-            (from, is_resumed) = (start.get(), true);
+            let (number, start) = (slot.record(), (slot.offset() - block.offset) as usize);
+            let cause = match outcome {
+                Ok(Err(Stop::Before)) if self.left_of(number) == 0 => {
+                    slot.leave();
+                    return Ok(number - first_record);
+                }
+                Ok(Err(Stop::Before)) => LEFT_OUT.to_owned(),
+                Ok(Ok(end)) => match self.bad_record(Ok(Ok(())))? {
+                    Some(cause) => cause,
+                    None => {
+                        slot.leave();
+                        return Ok(end - first_record);
+                    }
+                },
+                outcome => match self.bad_record(outcome.map(|mapped| mapped.map(|_| ())))? {
+                    Some(cause) => cause,
+                    None => unreachable!("the loop stops for a reason"),
+                },
+            };
+            self.set_aside(file, number, slot.offset(), raw(start), cause)?;
+            (next, from, is_resumed) = (number + 1, start, true);
         }
     }
 
@@ -164,7 +217,11 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
         record: Result<Record<'r, J>, String>,
         raw: &[u8],
     ) -> Result<(), Fault> {
-        let (job, collector) = (self.job, &mut self.collector);
+        if self.attempt.stop_before(self.shard, place.0) == place.0 {
+            return self.set_aside(file, place.0, place.1, raw, LEFT_OUT.to_owned());
+        }
+        let (job, collector) = (self.attempt.job, &mut self.collector);
+        self.slot.enter(Suspect { unit: self.shard, record: place.0, offset: place.1 });
         let outcome = catch(|| {
             let mut emitter = Emitter::new(collector);
             match record {
@@ -177,6 +234,7 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
             emitter.accept_record();
             if emitter.has_failed() { Err(Stop::Collector) } else { Ok(()) }
         });
+        self.slot.leave();
         match self.bad_record(outcome)? {
             Some(cause) => self.set_aside(file, place.0, place.1, raw, cause),
             None => Ok(()),
@@ -192,10 +250,10 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
             None => None,
         };
         let cause = match outcome {
-            Ok(Ok(())) => None,
+            Ok(Ok(()) | Err(Stop::Before)) => None,
             Ok(Err(Stop::Record(cause))) => Some(cause),
             Ok(Err(Stop::Collector)) => failure,
-            Err(panic) if panic.in_combine => return Err(Fault::Panicked { phase: "combine", cause: panic.message }),
+            Err(panic) if panic.in_combine => return Err(Fault::Panicked { phase: Phase::Combine, cause: panic.message }),
             Err(panic) => Some(panic.message),
         };
         let Some(cause) = cause else { return Ok(None) };
@@ -205,33 +263,35 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
 
     /// Sets a bad record aside, or ends the attempt if there are too many.
     pub(crate) fn set_aside(&self, file: &PlannedFile, record: u64, offset: u64, bytes: &[u8], cause: String) -> Result<(), Fault> {
-        if self.record_limit != u64::MAX {
+        if self.attempt.record_limit != u64::MAX {
             // A sample only looks; the record is met again.
             return Ok(());
         }
-        self.set_aside.add(BadRecord { shard: self.shard, record, offset, file: file.file.path.clone(), cause, bytes: bytes.to_vec() })
+        let bytes = bytes.to_vec();
+        self.attempt.set_aside(BadRecord { shard: self.shard, record, offset, file: file.file.path.clone(), cause, bytes })
     }
 }
 
-/// Maps a range of the plan's shards on all threads of the pool.
+/// Maps a range of the plan's shards on all threads of the pool, but for some records.
 pub(crate) fn map_shards<J: MapReduce>(
     job: &J,
     plan: &Plan,
     shards: Range<u32>,
+    left_out: &LeftOut,
     partitioner: &Partitioner,
     settings: &Settings,
     pool: &ThreadPool,
 ) -> Result<Mapped<J>, Fault> {
-    call_hook("start", || job.start())?;
+    call_hook(Phase::Start, || job.start())?;
     let next = AtomicU32::new(shards.start);
-    let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
+    let attempt = Attempt::new(job, plan, settings, u64::MAX, left_out);
     let results = pool.broadcast(|thread| {
         let collector = Collector::new(job, partitioner.clone(), settings, thread.index()).map_err(|error| out_of_memory(&error))?;
-        let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: u64::MAX };
+        let mut mapper = attempt.mapper(collector, thread.index());
         let mut reader = J::Input::reader(job, plan, settings);
         let mut map_all = || {
             if thread.index() == 0 && shards.start == 0 {
-                emit_without_record("seed", &mut mapper.collector, |emitter| job.seed(emitter))?;
+                emit_without_record(Phase::Seed, &mut mapper.collector, |emitter| job.seed(emitter))?;
             }
             loop {
                 let number = next.fetch_add(1, Relaxed);
@@ -249,31 +309,28 @@ pub(crate) fn map_shards<J: MapReduce>(
         }
         result.map(|()| mapper.collector)
     });
-    // Of several faults the one that says most is reported: an interruption only follows from others.
     let mut collectors = Vec::with_capacity(results.len());
     let mut fault: Option<Fault> = None;
     for result in results {
         match result {
             Ok(collector) => collectors.push(collector),
-            Err(found) => fault = Some(worse(fault, found)),
+            Err(found) => fault = Some(Fault::worse(fault, found)),
         }
     }
     if let Some(fault) = fault {
         return Err(fault);
     }
-    call_hook("finish", || job.finish())?;
+    call_hook(Phase::Finish, || job.finish())?;
     let mut counters = BTreeMap::new();
     for (name, by) in collectors.iter().flat_map(Collector::counters) {
         *counters.entry((*name).to_owned()).or_default() += by;
     }
-    let mut set_aside = set_aside.records.into_inner().expect("no thread panics while it holds the list");
-    set_aside.sort();
-    Ok(Mapped { collectors, counters, set_aside })
+    Ok(Mapped { collectors, counters, set_aside: attempt.into_set_aside() })
 }
 
 /// Collects what a job emits while it maps no record.
 fn emit_without_record<J: MapReduce>(
-    phase: &'static str,
+    phase: Phase,
     collector: &mut Collector<J>,
     emit: impl FnOnce(&mut Emitter<'_, J>) -> JobResult,
 ) -> Result<(), Fault> {
@@ -292,21 +349,11 @@ fn emit_without_record<J: MapReduce>(
 
 /// Folds in what still waits; combiners run here too.
 fn settle<J: MapReduce>(collector: &mut Collector<J>) -> Result<(), Fault> {
-    catch(|| collector.settle()).unwrap_or_else(|panic| Err(Fault::Panicked { phase: "combine", cause: panic.message }))
-}
-
-/// Of two faults of one attempt, the one to report: the first bad record in the order of the input, or else the first that came.
-fn worse(known: Option<Fault>, found: Fault) -> Fault {
-    match (known, found) {
-        (None, found) => found,
-        (Some(Fault::BadRecord(a)), Fault::BadRecord(b)) => Fault::BadRecord(a.min(b)),
-        (Some(Fault::Interrupted), found) => found,
-        (Some(known), _) => known,
-    }
+    catch(|| collector.settle()).unwrap_or_else(|panic| Err(Fault::Panicked { phase: Phase::Combine, cause: panic.message }))
 }
 
 /// Calls one of a job's hooks.
-pub(crate) fn call_hook(phase: &'static str, hook: impl FnOnce() -> JobResult) -> Result<(), Fault> {
+pub(crate) fn call_hook(phase: Phase, hook: impl FnOnce() -> JobResult) -> Result<(), Fault> {
     match catch(hook) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Fault::Panicked { phase, cause: error.to_string() }),
@@ -323,15 +370,15 @@ pub(crate) fn list_pairs<J: MapReduce>(
     settings: &Settings,
     pool: &ThreadPool,
 ) -> Result<Vec<Pair>, Fault> {
-    call_hook("start", || job.start())?;
+    call_hook(Phase::Start, || job.start())?;
     let next = AtomicU32::new(0);
-    let set_aside = SetAside { limit: settings.max_bad_records, records: Mutex::new(Vec::new()) };
+    let left_out = LeftOut::new();
+    let attempt = Attempt::new(job, plan, settings, records_each, &left_out);
     let results: Vec<Result<Vec<Pair>, Fault>> = pool.broadcast(|thread| {
-        let collector = Collector::of_pairs(settings, records_each != u64::MAX);
-        let mut mapper = Mapper { job, plan, settings, set_aside: &set_aside, collector, shard: 0, record_limit: records_each };
+        let mut mapper = attempt.mapper(Collector::of_pairs(settings, records_each != u64::MAX), thread.index());
         let mut reader = J::Input::reader(job, plan, settings);
         if thread.index() == 0 && records_each == u64::MAX {
-            emit_without_record("seed", &mut mapper.collector, |emitter| job.seed(emitter))?;
+            emit_without_record(Phase::Seed, &mut mapper.collector, |emitter| job.seed(emitter))?;
         }
         while let Some(piece) = pieces.get(next.fetch_add(1, Relaxed) as usize) {
             mapper.map_shard(&mut reader, 0, piece)?;
@@ -345,6 +392,6 @@ pub(crate) fn list_pairs<J: MapReduce>(
     for result in results {
         pairs.append(&mut result?);
     }
-    call_hook("finish", || job.finish())?;
+    call_hook(Phase::Finish, || job.finish())?;
     Ok(pairs)
 }

@@ -5,7 +5,9 @@
 //! what allocators, stacks and rounding take.
 
 use std::fs;
+use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use shardmill_datasets::{Compression, Format, InputFile, Plan, PlannedFile, ReadError, Room, RunRequest};
 
 /// The smallest share with which a thread can work: blocks to read, a table, and blocks to merge.
@@ -25,7 +27,7 @@ pub(crate) struct BudgetTooSmall {
 }
 
 /// What reading takes on one thread.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Reading {
     pub(crate) bytes: usize,
     /// What of the input makes it more than usual.
@@ -92,14 +94,39 @@ pub(crate) struct Budget {
     pub(crate) block_bytes: usize,
 }
 
+/// Sizes that no budget would give, for tests: so little data spills, merges and merges again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tight {
+    pub(crate) collect_bytes: usize,
+    pub(crate) merge_bytes: usize,
+    pub(crate) fan_in: usize,
+}
+
+impl FromStr for Tight {
+    type Err = String;
+
+    /// Reads `12288,4096,3`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+        match numbers.as_deref() {
+            Ok(&[collect_bytes, merge_bytes, fan_in]) => Ok(Self { collect_bytes, merge_bytes, fan_in }),
+            _ => Err("three numbers are wanted: COLLECT,MERGE,FAN_IN".to_owned()),
+        }
+    }
+}
+
 impl Budget {
+    /// The smallest share with which a thread can work.
+    pub(crate) fn least_share(reading: &Reading, writer_bytes: usize) -> usize {
+        LEAST_SHARE.max(2 * writer_bytes).max(reading.bytes.saturating_mul(2))
+    }
+
     /// Shares `total_bytes` out among `threads`, each of which needs `reading` while it maps and `writer_bytes` while it reduces.
     pub(crate) fn new(total_bytes: usize, threads: usize, reading: &Reading, writer_bytes: usize) -> Result<Self, BudgetTooSmall> {
         let share = total_bytes / threads;
-        let without_input = LEAST_SHARE.max(2 * writer_bytes);
-        let least = without_input.max(reading.bytes.saturating_mul(2));
+        let least = Self::least_share(reading, writer_bytes);
         if share < least {
-            let because = reading.because.clone().filter(|_| least > without_input);
+            let because = reading.because.clone().filter(|_| least > Self::least_share(&Reading::default(), writer_bytes));
             return Err(BudgetTooSmall::new(because, least.saturating_mul(threads), total_bytes, threads));
         }
         Ok(Self {

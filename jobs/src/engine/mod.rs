@@ -4,11 +4,13 @@
 //!          each thread                                             each partition
 //! shard ─▶ record ─▶ map ─▶ table or buffer ─▶ sorted runs ─┐
 //!  map.rs            emit.rs  table.rs, buffer.rs  collect.rs ├─▶ merge ─▶ group ─▶ reduce ─▶ part
-//!                             (kept in memory while it fits) ─┘            reduce.rs
+//!                             (kept in memory while it fits) ─┤            reduce.rs
+//!                                                    seal.rs ◀┘ ▲
+//!                               (served to other processes) ──▶ sealed.rs
 //! ```
 //!
 //! It is generic over a job's value and combiner, and over its record in the loop that calls `map`. Keys are bytes from `emit` on.
-//! What is run where (a whole job here, a task for a worker) is decided by the callers, `local.rs` and `seal.rs`.
+//! What is run where (a whole job here, a task for a worker) is decided by the callers, `local.rs` and `serve/`.
 
 mod arena;
 mod buffer;
@@ -20,8 +22,8 @@ mod memory;
 mod pages;
 mod reduce;
 mod sample;
-#[cfg_attr(not(test), allow(dead_code, reason = "the way of map tasks; a whole job on one machine reads its runs directly"))]
 mod seal;
+mod sealed;
 mod sources;
 mod table;
 #[cfg(test)]
@@ -32,18 +34,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use shardmill_datasets::Room;
+use shardmill_protocol::slots::Slots;
 
 pub(crate) use collect::Partitioner;
 pub use emit::Emitter;
-pub(crate) use map::{Mapper, list_pairs, map_shards};
+pub(crate) use map::{LeftOut, Mapper, list_pairs, map_shards};
 pub use memory::system_memory;
-pub(crate) use memory::{Budget, BudgetTooSmall, reading};
+pub(crate) use memory::{Budget, BudgetTooSmall, Reading, Tight, reading};
 pub(crate) use reduce::reduce_partitions;
 pub use reduce::{Output, Values};
 pub(crate) use sample::range_cuts;
-#[cfg(test)]
 pub(crate) use seal::seal;
+pub(crate) use sealed::SealedOutputs;
 pub(crate) use sources::Sources;
 
 /// How an attempt is run. Nothing in here may change what it gives.
@@ -68,9 +72,34 @@ pub(crate) struct Settings {
     /// Parts are synced to disk.
     pub(crate) durable: bool,
     pub(crate) progress: Arc<Progress>,
+    /// What each thread is at.
+    pub(crate) slots: Arc<Slots>,
+}
+
+/// The threads of an attempt, or of a whole run.
+pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, ThreadPoolBuildError> {
+    ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("engine-{index}")).build()
 }
 
 impl Settings {
+    /// Settings within a budget, unless it is to be tighter.
+    pub(crate) fn new(budget: &Budget, tight: Option<Tight>, threads: usize, temp_directory: PathBuf, slots: Arc<Slots>) -> Self {
+        Self {
+            threads,
+            collect_bytes: tight.map_or(budget.collect_bytes, |tight| tight.collect_bytes),
+            merge_bytes: tight.map_or(budget.merge_bytes, |tight| tight.merge_bytes),
+            total_bytes: tight.map_or(budget.total_bytes, |tight| tight.collect_bytes),
+            block_bytes: tight.map_or(budget.block_bytes, |tight| tight.merge_bytes / 4),
+            fan_in: tight.map_or(usize::MAX, |tight| tight.fan_in),
+            room: Room { memory_bytes: budget.total_bytes as u64, threads: threads as u64 },
+            max_bad_records: 0,
+            temp_directory,
+            durable: false,
+            progress: Arc::default(),
+            slots,
+        }
+    }
+
     /// Whether the pairs of a record must be held until it was mapped.
     fn holds_records(&self) -> bool {
         self.max_bad_records > 0
@@ -88,6 +117,11 @@ pub(crate) struct Progress {
     pub(crate) spilled_runs: AtomicU64,
     pub(crate) merge_passes: AtomicU64,
     pub(crate) groups: AtomicU64,
+    pub(crate) bad_records: AtomicU64,
+    /// Content bytes of sealed outputs read.
+    pub(crate) reduced_bytes: Arc<AtomicU64>,
+    /// Files surveyed, groups sealed, records merged in passes before the last: shown to nobody, but a sign of life.
+    pub(crate) steps: AtomicU64,
     interrupted: Arc<AtomicBool>,
 }
 

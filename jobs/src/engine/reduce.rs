@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use bumpalo::Bump;
 use rayon::ThreadPool;
 use shardmill_datasets::sink::{PartSummary, PartWriter, SinkSpec};
+use shardmill_protocol::Suspect;
+use shardmill_protocol::slots::Slot;
 
 use super::Settings;
 use super::buffer::SortedPartition;
 use super::map::call_hook;
 use super::sources::{Groups, Reader, Sources, undecodable};
 use crate::catch::catch;
-use crate::fault::Fault;
+use crate::fault::{Fault, Phase};
 use crate::job::{MapReduce, Result as JobResult, ValueRef};
 use crate::key::Key;
 use crate::output::OutputType;
@@ -109,12 +111,11 @@ impl<'a, J: MapReduce> Values<'a, J> {
     }
 
     /// Hands the next value's encoding to `take`.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for sealing"))]
-    pub(crate) fn next_encoded<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<Result<T, Fault>> {
+    pub(crate) fn next_encoded<T>(&mut self, scratch: &mut Vec<u8>, take: impl FnOnce(&[u8]) -> T) -> Option<Result<T, Fault>> {
         if let From::One(value) = &mut self.from {
-            let mut bytes = Vec::new();
-            value.take()?.encode(&mut bytes);
-            return Some(Ok(take(&bytes)));
+            scratch.clear();
+            value.take()?.encode(scratch);
+            return Some(Ok(take(scratch)));
         }
         let taken = self.next_bytes().map(take);
         taken.map(Ok).or_else(|| READ_FAULT.take().map(Err))
@@ -133,7 +134,7 @@ impl<'a, J: MapReduce> Values<'a, J> {
             From::Merging { groups, key } => match groups.next_value(key) {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    READ_FAULT.replace(Some(error.into()));
+                    READ_FAULT.replace(Some(error));
                     None
                 }
             },
@@ -188,44 +189,56 @@ impl<J: MapReduce> Output<'_, J> {
     }
 }
 
-/// Reduces partitions on all threads of the pool, each to a part that `path_of` names; returns what was written, in order.
+/// Reduces a range of all `partitions` on all threads of the pool, each to a part that `path_of` names; returns what was written, in order.
+#[allow(clippy::too_many_arguments, reason = "each is a thing of its own")]
 pub(crate) fn reduce_partitions<J: MapReduce>(
     job: &J,
     sources: &Sources<J>,
+    range: Range<u32>,
     partitions: u32,
     sink: &SinkSpec,
     path_of: impl Fn(u32) -> std::path::PathBuf + Sync,
     settings: &Settings,
     pool: &ThreadPool,
 ) -> Result<Vec<PartSummary>, Fault> {
-    call_hook("start", || job.start())?;
-    let next = AtomicU32::new(0);
-    let parts: Mutex<Vec<Option<PartSummary>>> = Mutex::new((0..partitions).map(|_| None).collect());
-    let results = pool.broadcast(|_| {
+    call_hook(Phase::Start, || job.start())?;
+    let next = AtomicU32::new(range.start);
+    let parts: Mutex<Vec<Option<PartSummary>>> = Mutex::new(range.clone().map(|_| None).collect());
+    let results = pool.broadcast(|thread| {
+        let slot = settings.slots.of(thread.index());
         let mut reader = Reader::new(sources, partitions, job, settings);
         loop {
             let partition = next.fetch_add(1, Relaxed);
-            if partition >= partitions {
+            if partition >= range.end {
                 return Ok(());
             }
+            slot.enter(Suspect { unit: partition, record: 0, offset: 0 });
             // Combiners run while tables are merged; panics in `reduce` are caught closer by.
-            let reduced = catch(|| reduce_partition(job, &mut reader, partition, sink, &path_of(partition), settings))
-                .unwrap_or_else(|panic| Err(Fault::Panicked { phase: "combine", cause: panic.message }));
+            let reduced = catch(|| reduce_partition(job, &mut reader, partition, sink, &path_of(partition), settings, slot))
+                .unwrap_or_else(|panic| Err(Fault::Panicked { phase: Phase::Combine, cause: panic.message }));
+            slot.leave();
             match reduced {
-                Ok(summary) => parts.lock().expect("no thread panics while it holds the list")[partition as usize] = Some(summary),
+                Ok(summary) => {
+                    let place = (partition - range.start) as usize;
+                    parts.lock().expect("no thread panics while it holds the list")[place] = Some(summary);
+                }
                 Err(fault) => {
-                    next.store(partitions, Relaxed);
+                    next.store(range.end, Relaxed);
                     return Err(fault);
                 }
             }
             settings.progress.reduced_partitions.fetch_add(1, Relaxed);
         }
     });
-    results.into_iter().collect::<Result<Vec<()>, Fault>>()?;
-    call_hook("finish", || job.finish())?;
+    let fault = results.into_iter().filter_map(Result::err).fold(None, |known, found| Some(Fault::worse(known, found)));
+    fault.map_or(Ok(()), Err)?;
+    call_hook(Phase::Finish, || job.finish())?;
     let parts = parts.into_inner().expect("no thread panics while it holds the list");
     Ok(parts.into_iter().map(|part| part.expect("every partition was reduced")).collect())
 }
+
+/// After so many groups it is told that they are reduced, and asked whether to go on.
+const GROUPS_TOLD: u64 = 4096;
 
 fn reduce_partition<J: MapReduce>(
     job: &J,
@@ -234,15 +247,20 @@ fn reduce_partition<J: MapReduce>(
     sink: &SinkSpec,
     path: &Path,
     settings: &Settings,
+    slot: Slot<'_>,
 ) -> Result<PartSummary, Fault> {
     let mut part = PartWriter::create(path, sink)?;
     let mut state = <J::Output as OutputType<J>>::begin(job);
     let mut scratch = Bump::new();
     let (mut groups, mut fault) = (0u64, None);
     reader.for_each_group(partition, |bytes, values| {
+        slot.go_on(groups, 0);
         groups += 1;
-        if groups % 4096 == 0 && settings.progress.is_interrupted() {
-            return Err(Fault::Interrupted);
+        if groups.is_multiple_of(GROUPS_TOLD) {
+            settings.progress.groups.fetch_add(GROUPS_TOLD, Relaxed);
+            if settings.progress.is_interrupted() {
+                return Err(Fault::Interrupted);
+            }
         }
         let outcome = catch(|| {
             let key = J::Key::decode(bytes, &scratch)?;
@@ -269,7 +287,7 @@ fn reduce_partition<J: MapReduce>(
     }
     ended.map_err(|error| Fault::Unwritable { path: path.into(), detail: error.to_string() })?;
     let summary = part.finish(settings.durable)?;
-    settings.progress.groups.fetch_add(groups, Relaxed);
+    settings.progress.groups.fetch_add(groups % GROUPS_TOLD, Relaxed);
     settings.progress.output_bytes.fetch_add(summary.bytes, Relaxed);
     Ok(summary)
 }

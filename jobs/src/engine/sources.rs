@@ -12,15 +12,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use shardmill_datasets::merge::{Merge, Source};
-use shardmill_datasets::run::{Layout, Run, RunError, RunWriter, SegmentReader};
+use shardmill_datasets::run::{Layout, Run, RunWriter};
 
 use super::buffer::{SortBuffer, SortedPartition};
 use super::collect::{Collector, Pair, Partitioner, Store, out_of_memory};
+use super::sealed::{SealedOutputs, Stretch, StretchReader};
 use super::table::{Entry, Table};
 use super::{Settings, Values};
 use crate::catch::catch;
 use crate::combine::Combine;
-use crate::fault::Fault;
+use crate::fault::{Fault, Phase};
 use crate::job::MapReduce;
 use crate::value::Value;
 
@@ -32,6 +33,8 @@ pub(crate) enum Sources<J: MapReduce> {
     Buffers(Vec<SortBuffer>),
     /// All runs, in the order of their making.
     Runs(Vec<Run>),
+    /// The sealed outputs of map attempts, in the order of their shards.
+    Sealed(SealedOutputs),
     /// All pairs in input order: what the naive reference in `testing` reads.
     Pairs(Vec<Pair>, Partitioner),
 }
@@ -50,13 +53,14 @@ pub(crate) struct Reader<'a, J: MapReduce> {
 }
 
 impl<J: MapReduce> Sources<J> {
-    /// Makes what the threads have collected readable: as it is if that fits into memory with what reading it takes, else as runs.
+    /// Makes what the threads have collected readable: as it is if that fits into memory with what reading it takes, else as runs. Also
+    /// says how much memory is left then.
     pub(crate) fn new(
         mut collectors: Vec<Collector<J>>,
         partitioner: &Partitioner,
         settings: &Settings,
         pool: &ThreadPool,
-    ) -> Result<Self, Fault> {
+    ) -> Result<(Self, usize), Fault> {
         let partitions = partitioner.partitions();
         let is_cut_by_hash = matches!(partitioner, Partitioner::Hash { .. });
         let has_spilled = collectors.iter().any(Collector::has_spilled) || J::Combine::COMBINES && !is_cut_by_hash;
@@ -69,13 +73,15 @@ impl<J: MapReduce> Sources<J> {
             });
             divided?;
         }
-        if has_spilled || needed_bytes(&collectors, partitions, settings.threads) > settings.total_bytes {
+        let needed = needed_bytes(&collectors, partitions, settings.threads);
+        if has_spilled || needed > settings.total_bytes {
             let spill = |collector: &mut Collector<J>| {
                 let spilled = catch(|| collector.spill_rest());
-                spilled.unwrap_or_else(|panic| Err(Fault::Panicked { phase: "encoding a value", cause: panic.message }))
+                spilled.unwrap_or_else(|panic| Err(Fault::Panicked { phase: Phase::Encode, cause: panic.message }))
             };
             pool.install(|| collectors.par_iter_mut().try_for_each(spill))?;
-            return Ok(Self::Runs(collectors.into_iter().flat_map(|collector| collector.into_parts().1).collect()));
+            let runs = collectors.into_iter().flat_map(|collector| collector.into_parts().1).collect();
+            return Ok((Self::Runs(runs), settings.total_bytes.saturating_sub(settings.threads * settings.merge_bytes)));
         }
         let (mut tables, mut buffers) = (Vec::new(), Vec::new());
         for collector in collectors {
@@ -90,7 +96,8 @@ impl<J: MapReduce> Sources<J> {
         }
         // A thread that came too late for any shard has nothing.
         tables.retain(|table| table.used() > 0);
-        Ok(if J::Combine::COMBINES { Self::Tables(tables) } else { Self::Buffers(buffers) })
+        let sources = if J::Combine::COMBINES { Self::Tables(tables) } else { Self::Buffers(buffers) };
+        Ok((sources, settings.total_bytes - needed))
     }
 }
 
@@ -178,7 +185,8 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 }
                 Ok(())
             }
-            Sources::Runs(runs) => self.merge(runs, partition, each),
+            Sources::Runs(runs) => self.merge(Stretch::of_runs(runs, partition), partition, each),
+            Sources::Sealed(outputs) => self.merge(outputs.stretches(partition), partition, each),
             Sources::Pairs(pairs, partitioner) => {
                 let mut groups: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
                 for (key, value) in pairs.iter().filter(|(key, _)| partitioner.partition(key) == partition) {
@@ -203,33 +211,34 @@ impl<'a, J: MapReduce> Reader<'a, J> {
         }
     }
 
-    /// Calls `each` with the groups of one partition of all runs.
+    /// Calls `each` with the groups of one partition, merged from all its stretches.
     fn merge(
         &mut self,
-        runs: &[Run],
+        mut stretches: Vec<Stretch<'a>>,
         partition: u32,
         mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let part = partition as usize;
-        let mut segments: Vec<(Run, usize)> =
-            runs.iter().filter(|run| run.segments()[part].records > 0).map(|run| (run.clone(), part)).collect();
+        let most_open = match self.sources {
+            Sources::Sealed(outputs) => outputs.fan_in(self.settings.threads),
+            _ => usize::MAX,
+        };
         let mut passes = 1;
         let mut files: Vec<PathBuf> = Vec::new();
         loop {
-            let largest = segments.iter().map(|(run, _)| run.reader_bytes()).max().unwrap_or(1);
-            let fan_in = (self.settings.merge_bytes / largest).clamp(2, self.settings.fan_in.max(2));
-            if segments.len() <= fan_in {
+            let largest = stretches.iter().map(Stretch::reader_bytes).max().unwrap_or(1);
+            let fan_in = (self.settings.merge_bytes / largest).clamp(2, self.settings.fan_in.min(most_open).max(2));
+            if stretches.len() <= fan_in {
                 break;
             }
             let path = self.settings.temp_directory.join(format!("merge-{partition}-{passes}"));
-            segments = self.merge_neighbours(&segments, fan_in, path.clone())?;
+            stretches = self.merge_neighbours(&stretches, fan_in, path.clone())?;
             // What the pass before has written is read.
             files.drain(..).try_for_each(|path| remove(&path))?;
             files.push(path);
             passes += 1;
         }
         self.settings.progress.merge_passes.fetch_max(passes, Relaxed);
-        let mut groups = Groups::new(self.open(&segments), std::mem::take(&mut self.key))?;
+        let mut groups = Groups::new(self.open(&stretches)?, std::mem::take(&mut self.key))?;
         while groups.next_group()? {
             if J::Combine::COMBINES {
                 let value = fold_group(&self.job.combiner(), &mut groups)?;
@@ -252,20 +261,21 @@ impl<'a, J: MapReduce> Reader<'a, J> {
         files.iter().try_for_each(remove)
     }
 
-    fn open(&self, segments: &[(Run, usize)]) -> Vec<SegmentReader> {
-        let buffer_bytes = (self.settings.merge_bytes / segments.len().max(1)).min(1 << 20);
-        segments.iter().map(|(run, partition)| run.read(*partition, buffer_bytes)).collect()
+    fn open(&self, stretches: &[Stretch<'_>]) -> Result<Vec<StretchReader>, Fault> {
+        let buffer_bytes = (self.settings.merge_bytes / stretches.len().max(1)).min(1 << 20);
+        stretches.iter().map(|stretch| stretch.read(buffer_bytes)).collect()
     }
 
     /// One pass: merges groups of up to `fan_in` neighbours each to one segment, all in one file.
-    fn merge_neighbours(&mut self, segments: &[(Run, usize)], fan_in: usize, path: PathBuf) -> Result<Vec<(Run, usize)>, Fault> {
+    fn merge_neighbours(&mut self, stretches: &[Stretch<'_>], fan_in: usize, path: PathBuf) -> Result<Vec<Stretch<'a>>, Fault> {
         let layout = Layout { sequenced: !J::Combine::COMBINES, digested: false };
         let mut writer = RunWriter::create(&path, layout, self.settings.block_bytes)?;
         let mut merged = Vec::new();
-        for neighbours in segments.chunks(fan_in) {
+        for neighbours in stretches.chunks(fan_in) {
             if J::Combine::COMBINES {
-                let mut groups = Groups::new(self.open(neighbours), std::mem::take(&mut self.key))?;
+                let mut groups = Groups::new(self.open(neighbours)?, std::mem::take(&mut self.key))?;
                 while groups.next_group()? {
+                    self.settings.progress.steps.fetch_add(1, Relaxed);
                     let value: J::Value = fold_group(&self.job.combiner(), &mut groups)?;
                     self.value.clear();
                     value.encode(&mut self.value);
@@ -273,8 +283,9 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 }
                 self.key = groups.key;
             } else {
-                let mut merge = Merge::new(self.open(neighbours))?;
+                let mut merge = Merge::new(self.open(neighbours)?)?;
                 while let Some(head) = merge.head() {
+                    self.settings.progress.steps.fetch_add(1, Relaxed);
                     writer.push(head.key(), head.sequence(), head.value())?;
                     merge.advance()?;
                 }
@@ -283,7 +294,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 return Err(Fault::Interrupted);
             }
             writer.end_segment()?;
-            merged.push((writer.end_run()?, 0));
+            merged.push(Stretch::Run(writer.end_run()?, 0));
         }
         Ok(merged)
     }
@@ -306,7 +317,7 @@ fn fold_group<V: Value, C: Combine<V>>(combiner: &C, groups: &mut Groups) -> Res
 
 /// A spilled value cannot be read back although its block is whole: its type does not read what it writes.
 pub(crate) fn undecodable() -> Fault {
-    Fault::Panicked { phase: "reading values back", cause: "the value's Deserialize does not read what its Serialize writes".to_owned() }
+    Fault::Panicked { phase: Phase::Decode, cause: "the value's Deserialize does not read what its Serialize writes".to_owned() }
 }
 
 fn remove(path: &PathBuf) -> Result<(), Fault> {
@@ -315,7 +326,7 @@ fn remove(path: &PathBuf) -> Result<(), Fault> {
 
 /// The groups of a merge, one value at a time: a group larger than memory streams through.
 pub(crate) struct Groups {
-    merge: Merge<SegmentReader>,
+    merge: Merge<StretchReader>,
     /// The current group's key.
     key: Vec<u8>,
     /// The record at the head was handed out, and the next one is to be fetched.
@@ -323,13 +334,13 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    fn new(sources: Vec<SegmentReader>, mut key: Vec<u8>) -> Result<Self, RunError> {
+    fn new(sources: Vec<StretchReader>, mut key: Vec<u8>) -> Result<Self, Fault> {
         key.clear();
         Ok(Self { merge: Merge::new(sources)?, key, is_spent: false })
     }
 
     /// Goes on to the next group; false at the end. The group before must be read to its end.
-    fn next_group(&mut self) -> Result<bool, RunError> {
+    fn next_group(&mut self) -> Result<bool, Fault> {
         let Some(head) = self.merge.head() else { return Ok(false) };
         self.key.clear();
         self.key.extend_from_slice(head.key());
@@ -337,7 +348,7 @@ impl Groups {
     }
 
     /// The next value of the group with this key; after the last one, nothing.
-    pub(crate) fn next_value(&mut self, key: &[u8]) -> Result<Option<&[u8]>, RunError> {
+    pub(crate) fn next_value(&mut self, key: &[u8]) -> Result<Option<&[u8]>, Fault> {
         if std::mem::take(&mut self.is_spent) {
             self.merge.advance()?;
         }
@@ -351,7 +362,7 @@ impl Groups {
     }
 
     /// Reads over what `reduce` has left of a group.
-    fn finish_group(&mut self, key: &[u8]) -> Result<(), RunError> {
+    fn finish_group(&mut self, key: &[u8]) -> Result<(), Fault> {
         while self.next_value(key)?.is_some() {}
         Ok(())
     }

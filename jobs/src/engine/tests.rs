@@ -154,11 +154,12 @@ fn sealed_digest<J: MapReduce>(job: &J, input: &Path, directory: &Path, threads:
         temp_directory: directory.clone(),
         durable: false,
         progress: Arc::default(),
+        slots: Arc::new(Slots::unwatched(threads).unwrap()),
     };
     let partitioner = Partitioner::Hash { partitions: plan.partitions };
-    let mapped = map_shards(job, &plan, 0..plan.shards.len() as u32, &partitioner, &settings, &pool).unwrap();
-    let sources = Sources::new(mapped.collectors, &partitioner, &settings, &pool).unwrap();
-    let run = seal(job, &sources, plan.partitions, &settings, &directory.join("sealed")).unwrap();
+    let mapped = map_shards(job, &plan, 0..plan.shards.len() as u32, &LeftOut::new(), &partitioner, &settings, &pool).unwrap();
+    let (sources, _) = Sources::new(mapped.collectors, &partitioner, &settings, &pool).unwrap();
+    let run = seal(job, &sources, plan.partitions, 2_000, &settings, &pool, &directory.join("sealed")).unwrap();
     index::digest(run.segments())
 }
 
