@@ -16,6 +16,7 @@ pub const MESSAGE_CHARACTERS: usize = 4096;
 
 /// The phase of a job in which its code failed outside `map` and `reduce`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// The job's `start`.
     Start,
@@ -43,6 +44,7 @@ pub struct BadRecord {
     /// Where it begins in the file, in bytes of the decompressed content.
     pub offset: u64,
     /// The file.
+    #[serde(with = "crate::paths")]
     pub file: PathBuf,
     /// What is wrong with it.
     pub cause: String,
@@ -52,6 +54,7 @@ pub struct BadRecord {
 
 /// How a peer broke the protocol between worker and job process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Breach {
     /// It closed the socket.
     Closed,
@@ -69,6 +72,7 @@ pub enum Breach {
 
 /// Why a job process could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Unstartable {
     /// The executable is for another platform.
     Platform,
@@ -82,6 +86,7 @@ pub enum Unstartable {
 
 /// Why an attempt ended without a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// The job refuses its input or parameters before any work: wrong format, missing column, no memory for the plan.
     #[error("{message}")]
@@ -104,6 +109,7 @@ pub enum Fault {
     #[error("a row cannot be written to {}: {cause}", path.display())]
     Unwritable {
         /// The part.
+        #[serde(with = "crate::paths")]
         path: PathBuf,
         /// What is wrong with the row.
         cause: String,
@@ -158,12 +164,14 @@ pub enum Fault {
     #[error("no space left to write {}", path.display())]
     DiskFull {
         /// The file that did not fit.
+        #[serde(with = "crate::paths")]
         path: PathBuf,
     },
     /// A file of the worker's own cannot be written or read back.
     #[error("cannot use {}: {cause}", path.display())]
     DiskFailed {
         /// The file.
+        #[serde(with = "crate::paths")]
         path: PathBuf,
         /// What went wrong.
         cause: String,
@@ -191,12 +199,14 @@ pub enum Fault {
     #[error("{} has changed since the job was planned", path.display())]
     InputChanged {
         /// The file.
+        #[serde(with = "crate::paths")]
         path: PathBuf,
     },
     /// An input file cannot be opened.
     #[error("cannot open {}: {cause}", path.display())]
     InputMissing {
         /// The file.
+        #[serde(with = "crate::paths")]
         path: PathBuf,
         /// What the system said.
         cause: String,
@@ -205,6 +215,7 @@ pub enum Fault {
     #[error("{cause}")]
     InputMalformed {
         /// The file.
+        #[serde(with = "crate::paths")]
         path: PathBuf,
         /// What is wrong with it, with the place.
         cause: String,

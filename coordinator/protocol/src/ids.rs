@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Text that is no id of the wanted kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,11 +33,11 @@ fn read_ulid(text: &str, what: &'static str) -> Result<u128, NoId> {
 }
 
 /// A submitted job: a ULID, so later jobs sort behind earlier ones.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u128);
 
 /// A worker, for as long as its directory lives: whoever is started on the same directory is the same worker.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub u128);
 
 /// One start of the coordinator on its state directory; goes up by one each time.
@@ -49,7 +49,7 @@ pub struct Epoch(pub u64);
 pub struct SessionId(pub u64);
 
 /// One try at a task. The number never repeats within an epoch, so the id is unique for ever.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptId {
     /// The job.
     pub job: JobId,
@@ -71,7 +71,7 @@ pub struct Fence {
 }
 
 /// A BLAKE3 digest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
@@ -136,6 +136,36 @@ macro_rules! debug_as_display {
 }
 debug_as_display!(JobId, WorkerId, AttemptId, Digest);
 
+/// In JSON an id is its written form: a number of 128 bits is none there.
+macro_rules! text_where_people_read {
+    ($($id:ty as $wire_type:ty: |$value:ident| $wire:expr, |$back:ident| $made:expr;)*) => {$(
+        impl Serialize for $id {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    return serializer.collect_str(self);
+                }
+                let $value = self;
+                $wire.serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $id {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    return String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom);
+                }
+                <$wire_type>::deserialize(deserializer).map(|$back| $made)
+            }
+        }
+    )*};
+}
+text_where_people_read! {
+    JobId as u128: |id| id.0, |number| Self(number);
+    WorkerId as u128: |id| id.0, |number| Self(number);
+    Digest as [u8; 32]: |digest| digest.0, |bytes| Self(bytes);
+    AttemptId as (JobId, Epoch, u64): |id| (id.job, id.epoch, id.number), |parts| Self { job: parts.0, epoch: parts.1, number: parts.2 };
+}
+
 impl FromStr for JobId {
     type Err = NoId;
 
@@ -185,6 +215,11 @@ mod tests {
             prop_assert_eq!(JobId(job).to_string().to_uppercase().parse(), Ok(JobId(job)));
             prop_assert_eq!(WorkerId(job).to_string().parse(), Ok(WorkerId(job)));
             prop_assert_eq!(Digest(digest).to_string().parse(), Ok(Digest(digest)));
+            let ids = (attempt, WorkerId(job), Digest(digest));
+            prop_assert_eq!(postcard::from_bytes(&postcard::to_stdvec(&ids).unwrap()), Ok(ids));
+            let text = serde_json::to_string(&ids).unwrap();
+            prop_assert_eq!(&text, &format!("[\"{attempt}\",\"{}\",\"{}\"]", ids.1, ids.2));
+            prop_assert_eq!(serde_json::from_str::<(AttemptId, WorkerId, Digest)>(&text).unwrap(), ids);
         }
 
         #[test]

@@ -13,6 +13,7 @@
 
 pub mod fault;
 pub mod ids;
+mod paths;
 pub mod process;
 #[cfg(feature = "rpc")]
 pub mod rpc;

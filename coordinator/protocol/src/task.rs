@@ -20,6 +20,7 @@ pub const MAX_RANGE: u32 = 1024;
 
 /// A piece of work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Task {
     /// Lists the input. Leaves a file `draft`.
     Draft,
@@ -35,6 +36,7 @@ pub enum Task {
 
 /// The phases of a job, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     /// See [`Task::Draft`].
     Draft,
