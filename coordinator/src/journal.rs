@@ -16,7 +16,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -85,15 +85,8 @@ pub(crate) struct Opened {
 
 /// A running journal.
 pub(crate) struct Journal {
-    requests: Option<Sender<Request>>,
-    history: History,
-    is_full: Arc<AtomicBool>,
+    entries: Option<Sender<Entry>>,
     thread: Option<JoinHandle<()>>,
-}
-
-enum Request {
-    Write(Entry),
-    Read(JobId, Box<dyn FnOnce(Result<Vec<Fact>, JournalError>) + Send>),
 }
 
 impl Opened {
@@ -123,6 +116,11 @@ impl Opened {
         self.store.history()
     }
 
+    /// Whether the disk is full, so that no more work should be taken on. Changes while the journal is written.
+    pub(crate) fn is_full(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_full)
+    }
+
     /// Reads all facts that a restart needs, in their order. To be done before the journal is written.
     pub(crate) fn replay(&mut self, to: impl FnMut(u64, Fact)) -> Result<(), JournalError> {
         self.store.replay(to)
@@ -130,47 +128,28 @@ impl Opened {
 
     /// Starts writing.
     pub(crate) fn start(self, listener: impl Listener, fault_point: FaultPoint) -> Journal {
-        let (requests, received) = channel();
-        let (history, is_full) = (self.history(), Arc::clone(&self.is_full));
-        let work = move || self.serve(&received, listener, &fault_point);
+        let (entries, handed_over) = channel();
+        let work = move || self.serve(&handed_over, listener, &fault_point);
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(work).expect("a process can start a thread when it starts");
-        Journal { requests: Some(requests), history, is_full, thread: Some(thread) }
+        Journal { entries: Some(entries), thread: Some(thread) }
     }
 
-    fn serve(mut self, requests: &Receiver<Request>, mut listener: impl Listener, fault_point: &FaultPoint) {
-        let mut waiting = vec![];
+    fn serve(mut self, handed_over: &Receiver<Entry>, mut listener: impl Listener, fault_point: &FaultPoint) {
         loop {
-            let next = match self.reserve.is_full() {
-                false => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                true => requests.recv_timeout(LOOK),
+            let first = match self.reserve.is_full() {
+                false => handed_over.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                true => handed_over.recv_timeout(LOOK),
             };
-            let mut read = None;
-            match next {
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {}
+            self.reserve.look();
+            match first {
                 Ok(first) => {
-                    // Requests keep their order: a read waits for the facts before it.
-                    let more = std::iter::once(first).chain(requests.try_iter());
-                    for request in more {
-                        match request {
-                            Request::Write(entry) => waiting.push(entry),
-                            Request::Read(job, answer) => read = Some((job, answer)),
-                        }
-                        if read.is_some() || waiting.len() == COMMIT_ENTRIES {
-                            break;
-                        }
+                    let waiting: Vec<Entry> = std::iter::once(first).chain(handed_over.try_iter()).take(COMMIT_ENTRIES).collect();
+                    if let Err(error) = self.write(&waiting, &mut listener, fault_point) {
+                        return listener.failed(error);
                     }
                 }
-            }
-            self.reserve.look();
-            if !waiting.is_empty() {
-                if let Err(error) = self.write(&waiting, &mut listener, fault_point) {
-                    return listener.failed(error);
-                }
-                waiting.clear();
-            }
-            if let Some((job, answer)) = read {
-                answer(self.store.facts_of(job));
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
@@ -194,33 +173,14 @@ impl Opened {
 impl Journal {
     /// Hands an entry over. [`Listener::synced`] tells when it is on the disk.
     pub(crate) fn write(&self, entry: Entry) {
-        self.send(Request::Write(entry));
-    }
-
-    /// Reads the facts of a job, all that were handed over before included.
-    pub(crate) fn read(&self, job: JobId, answer: impl FnOnce(Result<Vec<Fact>, JournalError>) + Send + 'static) {
-        self.send(Request::Read(job, Box::new(answer)));
-    }
-
-    fn send(&self, request: Request) {
         // A journal that has failed has told so, and its process is about to end.
-        let _ = self.requests.as_ref().expect("it is taken by drop alone").send(request);
-    }
-
-    /// The jobs that have ended.
-    pub(crate) fn history(&self) -> &History {
-        &self.history
-    }
-
-    /// Whether the disk is full, so that no more work should be taken on.
-    pub(crate) fn is_full(&self) -> bool {
-        self.is_full.load(Relaxed)
+        let _ = self.entries.as_ref().expect("it is taken by drop alone").send(entry);
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.requests = None;
+        self.entries = None;
         if let Some(thread) = self.thread.take() {
             // Its panic has been shown; there is nothing to be done about it here.
             let _ = thread.join();

@@ -24,16 +24,15 @@ use shardmill_datasets::manifest::{self, MANIFEST_NAME, ManifestInput, ManifestP
 use shardmill_datasets::output::{assemble, is_published, reveal};
 use shardmill_datasets::{LastingClaim, Manifest, PublishError, Replaced};
 use shardmill_protocol::rpc::api::{JobSpec, Program};
-use shardmill_protocol::task::{Part, PlanFacts};
-use shardmill_protocol::{AttemptId, Digest, JobId, Outcome, Task};
-use shardmill_scheduler::Fact;
+use shardmill_protocol::task::Part;
+use shardmill_protocol::{AttemptId, Digest, Input, JobId};
 
 use crate::fault_point::{FaultPoint, Place};
 
 /// Why an output cannot be published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AssembleError {
-    /// The facts do not tell of a whole job.
+    /// The job is not whole.
     #[error("{0}")]
     Incomplete(String),
     /// A staged file is not what its attempt reported.
@@ -68,6 +67,14 @@ impl Target {
         LastingClaim::taken(&self.output, &self.job.to_string())
     }
 
+    /// The executable that it runs, if that was uploaded.
+    pub(crate) fn artifact(&self) -> Option<Digest> {
+        match &self.spec.program {
+            Program::Artifact { digest, .. } => Some(*digest),
+            Program::Bundled(_) => None,
+        }
+    }
+
     /// The staging directory beside the output.
     pub(crate) fn staging(&self) -> PathBuf {
         self.claim().staging().to_owned()
@@ -93,11 +100,10 @@ impl Publisher {
     }
 
     /// Claims a job's output, and returns its one absolute name.
-    pub(crate) fn claim(&self, job: JobId, spec: &JobSpec, is_live: impl Fn(JobId) -> bool) -> Result<PathBuf, AssembleError> {
+    pub(crate) fn claim(&self, job: JobId, spec: &JobSpec) -> Result<PathBuf, AssembleError> {
         let note = self.note(job);
-        fs::write(&note, spec.output.as_os_str().as_bytes()).map_err(AssembleError::io("write", &note))?;
-        let has_ended = |holder: &str| holder.parse().is_ok_and(|holder| !is_live(holder));
-        match LastingClaim::take(&spec.output, &job.to_string(), &self.coordinator, spec.overwrite, has_ended) {
+        self.write_note(&note, &spec.output).map_err(AssembleError::io("write", &note))?;
+        match LastingClaim::take(&spec.output, &job.to_string(), &self.coordinator, spec.overwrite) {
             Ok(claim) => {
                 self.fault_point.reach(Place::Claimed);
                 Ok(claim.output().to_owned())
@@ -107,6 +113,14 @@ impl Publisher {
                 Err(error.into())
             }
         }
+    }
+
+    /// The claim is put on the disk, so what tells of it is, too.
+    fn write_note(&self, note: &Path, output: &Path) -> io::Result<()> {
+        let mut file = File::create(note)?;
+        file.write_all(output.as_os_str().as_bytes())?;
+        file.sync_all()?;
+        File::open(&self.claims)?.sync_all()
     }
 
     /// Gives up what was claimed for jobs that are no longer live, or never were: their submission did not get as far as the
@@ -119,7 +133,13 @@ impl Publisher {
                 continue;
             }
             let output = PathBuf::from(OsStr::from_bytes(&fs::read(note.path())?));
-            match self.release(job, &output, false) {
+            // A note that is not whole was never followed by a claim.
+            let released = if output.is_absolute() {
+                self.release(job, &output, false)
+            } else {
+                fs::remove_file(note.path()).map_err(AssembleError::io("remove", &note.path()))
+            };
+            match released {
                 Ok(()) => tracing::info!(%job, output = %output.display(), "claim given up"),
                 Err(error) => tracing::warn!(%job, output = %output.display(), error = chain(&error), "claim cannot be given up"),
             }
@@ -127,7 +147,8 @@ impl Publisher {
         Ok(())
     }
 
-    fn release(&self, job: JobId, output: &Path, keep_staging: bool) -> Result<(), AssembleError> {
+    /// Gives a claim up.
+    pub(crate) fn release(&self, job: JobId, output: &Path, keep_staging: bool) -> Result<(), AssembleError> {
         LastingClaim::taken(output, &job.to_string()).release(keep_staging)?;
         let note = self.note(job);
         match fs::remove_file(&note) {
@@ -153,21 +174,17 @@ impl Publisher {
     }
 
     /// Puts the output together in staging, and returns the digest of its manifest: the same, however often it is done.
-    pub(crate) fn assemble(&self, target: &Target, facts: &[Fact]) -> Result<Digest, AssembleError> {
+    pub(crate) fn assemble(&self, target: &Target, accepted: &Accepted) -> Result<Digest, AssembleError> {
         let staging = target.staging();
-        let accepted = Accepted::of(facts)?;
-        let mut files = accepted.parts(&staging)?;
-        let set_aside = self.gather_quarantine(target, &accepted, &mut files)?;
+        let mut files = accepted.files(&staging)?;
+        let set_aside = gather_quarantine(target, accepted, &mut files)?;
         let manifest = Manifest {
             job: target.spec.name.clone(),
             version: target.spec.version.clone(),
-            executable_digest: match &target.spec.program {
-                Program::Artifact { digest, .. } => Some(manifest::Digest(digest.0)),
-                Program::Bundled(_) => None,
-            },
+            executable_digest: target.artifact().map(|digest| manifest::Digest(digest.0)),
             inputs: accepted.inputs(&staging)?,
-            parts: accepted.parts.iter().map(|(part, _)| manifest_part(part)).collect(),
-            counters: accepted.counters,
+            parts: accepted.parts.iter().map(|(_, part)| manifest_part(part)).collect(),
+            counters: accepted.counters.clone(),
             set_aside,
         };
         let linking = files.iter().inspect(|_| self.fault_point.reach(Place::Linking));
@@ -176,39 +193,9 @@ impl Publisher {
         Ok(Digest(manifest.digest().0))
     }
 
-    /// Puts the records that were set aside into one file, as a local run does.
-    fn gather_quarantine(
-        &self,
-        target: &Target,
-        accepted: &Accepted,
-        files: &mut Vec<(PathBuf, String)>,
-    ) -> Result<Vec<SetAside>, AssembleError> {
-        if accepted.quarantines.is_empty() {
-            return Ok(vec![]);
-        }
-        let staging = target.staging();
-        let path = staging.join("quarantine");
-        // Written in place: an earlier try may have linked it into the output already.
-        let mut all = File::create(&path).map_err(AssembleError::io("create", &path))?;
-        let mut set_aside = vec![];
-        for (attempt, digest) in accepted.quarantines.values() {
-            let lines = read_staged(&staging, *attempt, "quarantine", *digest)?;
-            let records = serde_json::Deserializer::from_slice(&lines).into_iter::<SetAside>();
-            for record in records {
-                let of = staging.join("attempts").join(attempt.directory()).join("quarantine");
-                set_aside.push(record.map_err(|_| AssembleError::Damaged { path: of })?);
-            }
-            all.write_all(&lines).map_err(AssembleError::io("write", &path))?;
-        }
-        if target.spec.durable {
-            all.sync_all().map_err(AssembleError::io("sync", &path))?;
-        }
-        files.push((path, "_quarantine/records.jsonl".to_owned()));
-        Ok(set_aside)
-    }
-
     /// Makes the output visible, unless that was done by an earlier try.
-    pub(crate) fn reveal(&self, target: &Target, manifest: Digest, facts: &[Fact]) -> Result<Replaced, AssembleError> {
+    pub(crate) fn reveal(&self, target: &Target, accepted: &Accepted) -> Result<Replaced, AssembleError> {
+        let manifest = accepted.committed.ok_or_else(|| AssembleError::Incomplete("its manifest is not committed".to_owned()))?;
         let staging = target.staging();
         let (assembled, output) = (staging.join("final"), &target.output);
         let manifest = manifest::Digest(manifest.0);
@@ -220,7 +207,7 @@ impl Publisher {
         }
         if !is_published(&assembled, manifest) {
             // The machine has died since it was put together, and not all of it had reached the disk.
-            let again = self.assemble(target, facts)?;
+            let again = self.assemble(target, accepted)?;
             if again.0 != manifest.0 {
                 return Err(AssembleError::Damaged { path: assembled.join(MANIFEST_NAME) });
             }
@@ -239,59 +226,42 @@ impl Publisher {
     }
 }
 
-/// What the facts of a job say about its output.
-struct Accepted {
-    plan: (AttemptId, Digest),
-    /// By partition, with the attempt that wrote it.
-    parts: Vec<(Part, AttemptId)>,
-    /// By the first shard of the range.
-    quarantines: BTreeMap<u32, (AttemptId, Digest)>,
+/// What has been accepted of a job whose partitions are all done.
+#[derive(Clone, Debug)]
+pub(crate) struct Accepted {
+    /// The plan's file.
+    plan: Input,
+    /// How many partitions it has.
+    partitions: u32,
+    /// By partition, each with the attempt that wrote it.
+    parts: Vec<(AttemptId, Part)>,
+    /// The files of records that were set aside, in the order of the input.
+    quarantines: Vec<Input>,
     counters: BTreeMap<String, u64>,
+    /// The digest of the manifest, once that is journaled.
+    committed: Option<Digest>,
+}
+
+impl From<shardmill_scheduler::Manifest<'_>> for Accepted {
+    fn from(manifest: shardmill_scheduler::Manifest<'_>) -> Self {
+        Self {
+            plan: manifest.plan,
+            partitions: manifest.facts.partitions,
+            parts: manifest.parts.into_iter().map(|(attempt, part)| (attempt, part.clone())).collect(),
+            quarantines: manifest.quarantine.into_iter().map(|(file, _)| file).collect(),
+            counters: manifest.tally.counters.clone(),
+            committed: manifest.committed,
+        }
+    }
 }
 
 impl Accepted {
-    fn of(facts: &[Fact]) -> Result<Self, AssembleError> {
-        let mut plan: Option<(AttemptId, Digest, &PlanFacts)> = None;
-        // A range that was lost and mapped again is there twice, and whole both times: the later one counts.
-        let mut mapped = BTreeMap::new();
-        let mut reduced = BTreeMap::new();
-        for fact in facts {
-            let Fact::Done { attempt, task, outcome, .. } = fact else { continue };
-            match (task, outcome) {
-                (Task::Plan, Outcome::Planned { plan: digest, facts, .. }) => plan = Some((*attempt, *digest, facts)),
-                (Task::Map(shards), Outcome::Mapped { tally, set_aside, .. }) => {
-                    mapped.insert(shards.start, (shards.end, *attempt, tally, *set_aside));
-                }
-                (Task::Reduce(partitions), Outcome::Reduced { parts, tally, .. }) => {
-                    reduced.insert(partitions.start, (partitions.end, *attempt, tally, parts));
-                }
-                _ => {}
-            }
-        }
-        let incomplete = |what: &str| AssembleError::Incomplete(format!("the journal does not tell of all {what}"));
-        let (plan_attempt, digest, facts) = plan.ok_or_else(|| incomplete("phases"))?;
-        let ends = mapped.iter().map(|(start, (end, ..))| (*start, *end));
-        is_gapless(ends, facts.shards).then_some(()).ok_or_else(|| incomplete("shards"))?;
-        let ends = reduced.iter().map(|(start, (end, ..))| (*start, *end));
-        is_gapless(ends, facts.partitions).then_some(()).ok_or_else(|| incomplete("partitions"))?;
-
-        let mut counters = BTreeMap::new();
-        let tallies = mapped.values().map(|(_, _, tally, _)| tally).chain(reduced.values().map(|(_, _, tally, _)| tally));
-        for (name, count) in tallies.flat_map(|tally| &tally.counters) {
-            *counters.entry(name.clone()).or_insert(0) += count;
-        }
-        let quarantines = mapped.iter().filter_map(|(start, (_, attempt, _, set_aside))| Some((*start, (*attempt, set_aside.as_ref()?.1))));
-        let parts = reduced.values().flat_map(|(_, attempt, _, parts)| parts.iter().map(|part| (part.clone(), *attempt)));
-        let accepted = Self { plan: (plan_attempt, digest), quarantines: quarantines.collect(), parts: parts.collect(), counters };
-        if accepted.parts.len() != facts.partitions as usize {
-            return Err(incomplete("parts"));
-        }
-        Ok(accepted)
-    }
-
     /// The staged parts, with their names in the output. Their bytes were digested as they were written and are not read again.
-    fn parts(&self, staging: &Path) -> Result<Vec<(PathBuf, String)>, AssembleError> {
-        let staged = |(part, attempt): &(Part, AttemptId)| {
+    fn files(&self, staging: &Path) -> Result<Vec<(PathBuf, String)>, AssembleError> {
+        if self.parts.len() != self.partitions as usize {
+            return Err(AssembleError::Incomplete(format!("{} parts are there of {}", self.parts.len(), self.partitions)));
+        }
+        let staged = |(attempt, part): &(AttemptId, Part)| {
             let path = staging.join("attempts").join(attempt.directory()).join(&part.name);
             // Without links, an earlier try has moved it.
             let there = [&path, &staging.join("final").join(&part.name)].into_iter().find_map(|path| fs::symlink_metadata(path).ok());
@@ -305,38 +275,60 @@ impl Accepted {
 
     /// The input files: what the file `plan` begins with.
     fn inputs(&self, staging: &Path) -> Result<Vec<ManifestInput>, AssembleError> {
-        let (attempt, digest) = self.plan;
-        let bytes = read_staged(staging, attempt, "plan", digest)?;
-        let damaged = |_| AssembleError::Damaged { path: staging.join("attempts").join(attempt.directory()).join("plan") };
+        let bytes = read_staged(staging, &self.plan)?;
+        let damaged = |_| AssembleError::Damaged { path: staged(staging, &self.plan) };
         postcard::take_from_bytes(&bytes).map(|(inputs, _)| inputs).map_err(damaged)
     }
 }
 
-/// Whether ranges, in order, cover `0..end` once.
-fn is_gapless(ranges: impl Iterator<Item = (u32, u32)>, end: u32) -> bool {
-    let mut covered = Some(0);
-    for (start, end) in ranges {
-        covered = covered.filter(|covered| *covered == start).map(|_| end);
+/// Puts the records that were set aside into one file, as a local run does, and returns what the manifest says of them.
+fn gather_quarantine(
+    target: &Target,
+    accepted: &Accepted,
+    files: &mut Vec<(PathBuf, String)>,
+) -> Result<Vec<SetAside>, AssembleError> {
+    if accepted.quarantines.is_empty() {
+        return Ok(vec![]);
     }
-    covered == Some(end)
+    let staging = target.staging();
+    let path = staging.join("quarantine");
+    // Written in place: an earlier try may have linked it into the output already.
+    let mut all = File::create(&path).map_err(AssembleError::io("create", &path))?;
+    let mut set_aside = vec![];
+    for file in &accepted.quarantines {
+        let lines = read_staged(&staging, file)?;
+        for record in serde_json::Deserializer::from_slice(&lines).into_iter::<SetAside>() {
+            set_aside.push(record.map_err(|_| AssembleError::Damaged { path: staged(&staging, file) })?);
+        }
+        all.write_all(&lines).map_err(AssembleError::io("write", &path))?;
+    }
+    if target.spec.durable {
+        all.sync_all().map_err(AssembleError::io("sync", &path))?;
+    }
+    files.push((path, "_quarantine/records.jsonl".to_owned()));
+    Ok(set_aside)
 }
 
 fn manifest_part(part: &Part) -> ManifestPart {
     ManifestPart { name: part.name.clone(), records: part.records, bytes: part.bytes, digest: manifest::Digest(part.digest.0) }
 }
 
-/// Reads a staged file that has this digest, or fails.
-fn read_staged(staging: &Path, attempt: AttemptId, name: &str, digest: Digest) -> Result<Vec<u8>, AssembleError> {
-    let path = staging.join("attempts").join(attempt.directory()).join(name);
+fn staged(staging: &Path, file: &Input) -> PathBuf {
+    staging.join("attempts").join(file.attempt.directory()).join(&file.name)
+}
+
+/// Reads a staged file that has the digest that it should have, or fails.
+fn read_staged(staging: &Path, file: &Input) -> Result<Vec<u8>, AssembleError> {
+    let path = staged(staging, file);
     let bytes = fs::read(&path).map_err(AssembleError::io("read", &path))?;
-    if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(AssembleError::Damaged { path }) }
+    if Digest::of(&bytes) == file.digest { Ok(bytes) } else { Err(AssembleError::Damaged { path }) }
 }
 
 /// Reads the `weights` that a plan has left.
-pub(crate) fn read_weights(target: &Target, file: &shardmill_protocol::Input) -> Result<Vec<u64>, AssembleError> {
-    let bytes = read_staged(&target.staging(), file.attempt, &file.name, file.digest)?;
-    let path = || target.staging().join("attempts").join(file.attempt.directory()).join(&file.name);
-    shardmill_protocol::task::decode_weights(&bytes).ok_or_else(|| AssembleError::Damaged { path: path() })
+pub(crate) fn read_weights(target: &Target, file: &Input) -> Result<Vec<u64>, AssembleError> {
+    let staging = target.staging();
+    let bytes = read_staged(&staging, file)?;
+    shardmill_protocol::task::decode_weights(&bytes).ok_or_else(|| AssembleError::Damaged { path: staged(&staging, file) })
 }
 
 fn inode(path: &Path) -> Option<u64> {

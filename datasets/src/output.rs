@@ -130,17 +130,18 @@ impl OutputClaim {
     /// and one that lies in such an output or around it. Directories above the output are created.
     /// `job` must be unique among runs, as it names the staging directory.
     pub fn take(output: &Path, job: &str, overwrite: bool) -> Result<Self, PublishError> {
-        Self::take_as(output, job, job, overwrite, |name| !claim::is_lasting(name))
+        Self::take_as(output, job, job, overwrite)
     }
 
-    fn take_as(output: &Path, job: &str, name: &str, overwrite: bool, is_left: impl Fn(&str) -> bool) -> Result<Self, PublishError> {
+    /// Claims an output under a name for the claim file that may say more than the job.
+    fn take_as(output: &Path, job: &str, name: &str, overwrite: bool) -> Result<Self, PublishError> {
         if job.is_empty() || job == "claim" || !job.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
             return Err(PublishError::Name { name: job.to_owned() });
         }
         let output = resolve(output)?;
-        let (claim, left_by) = ClaimFile::take(&claim_path(&output), &output, is_left)?;
+        let (claim, left_by) = ClaimFile::take(&claim_path(&output), &output)?;
         if let Some(dead) = left_by {
-            sweep(&staging_path(&output, claim::job_of(&dead)), &output)?;
+            sweep(&staging_path(&output, &dead), &output)?;
         }
         // From here on, any refusal drops the claim again.
         let taken = Self { staging: staging_path(&output, job), output, overwrite, claim, lasting: false };

@@ -211,20 +211,6 @@ impl Store {
         self.of_job.entry(job).or_default().push(number);
         None
     }
-
-    /// Reads the facts of one job, in their order.
-    pub(super) fn facts_of(&self, job: JobId) -> Result<Vec<Fact>, JournalError> {
-        let failed = failed(&self.path);
-        let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
-        let facts = read.open_table(FACTS).map_err(|error| failed(error.into()))?;
-        let numbers = self.of_job.get(&job).map_or(&[][..], Vec::as_slice);
-        let fact = |number: &u64| {
-            let value = facts.get(number).map_err(|error| failed(error.into()))?;
-            let fact = value.and_then(|value| decode(*number, value.value()));
-            fact.ok_or_else(|| self.damaged(format!("fact {number} is not what was written")))
-        };
-        numbers.iter().map(fact).collect()
-    }
 }
 
 impl History {

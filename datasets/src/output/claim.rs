@@ -2,7 +2,7 @@
 //!
 //! Holds the run's name and a line end. The lock says whether the run lives, the name what it may have
 //! left behind. The claim of a coordinator's job is not locked, as it outlives the coordinator's process:
-//! it holds `coordinator job JOB of COORDINATOR`, and only that coordinator knows when it is over.
+//! it holds `coordinator job JOB of COORDINATOR`, and only that coordinator gives it up.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -27,12 +27,9 @@ pub(super) fn lasting_name(job: &str, coordinator: &str) -> String {
     format!("{LASTING}{job} of {coordinator}")
 }
 
-/// The job that a claim's name is about.
-pub(super) fn job_of(name: &str) -> &str {
-    match name.strip_prefix(LASTING) {
-        Some(rest) => rest.split(' ').next().unwrap_or(rest),
-        None => name,
-    }
+/// Whether a claim is that of a coordinator's job with this id.
+pub(super) fn is_of_job(name: &str, job: &str) -> bool {
+    name.strip_prefix(LASTING).is_some_and(|rest| rest.split(' ').next() == Some(job))
 }
 
 /// Whether a claim lives on although nobody locks it.
@@ -48,9 +45,8 @@ pub(super) struct ClaimFile {
 }
 
 impl ClaimFile {
-    /// Creates or takes over a claim, and tells the name of the dead run that left it, if one did. Of a claim that is not
-    /// locked, `is_left` says by its name whether it is one.
-    pub(super) fn take(path: &Path, output: &Path, is_left: impl Fn(&str) -> bool) -> Result<(Self, Option<String>), PublishError> {
+    /// Creates or takes over a claim, and tells which dead run left it, if one did.
+    pub(super) fn take(path: &Path, output: &Path) -> Result<(Self, Option<String>), PublishError> {
         loop {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -66,7 +62,7 @@ impl ClaimFile {
             // without a name, and the next run would not find it.
             if is_at(&file, path) {
                 let left_by = read_name(&mut file).map_err(PublishError::io("read", path))?;
-                if !left_by.is_empty() && !is_left(&left_by) {
+                if is_lasting(&left_by) {
                     return Err(claimed(output, left_by));
                 }
                 return Ok((Self { file, path: path.to_owned() }, (!left_by.is_empty()).then_some(left_by)));

@@ -1,7 +1,7 @@
 //! A claim that outlives the process that made it: that of a job of a coordinator.
 //!
-//! Nothing is locked while the job runs. The claim is over when it is released, or when the coordinator that it names says
-//! that the job has ended.
+//! Nothing is locked while the job runs, and nobody takes the claim over: it is over when the coordinator that it names
+//! releases it.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use super::{OutputClaim, PublishError, claim_path, staging_path, sweep};
 ///
 /// let dir = tempfile::tempdir()?;
 /// let output = dir.path().join("counts");
-/// let claim = LastingClaim::take(&output, "job-1", "main", false, |_| false)?;
+/// let claim = LastingClaim::take(&output, "job-1", "main", false)?;
 /// assert!(OutputClaim::take(&output, "run-1", false).is_err());
 /// claim.release(false)?;
 /// assert!(OutputClaim::take(&output, "run-1", false).is_ok());
@@ -31,20 +31,8 @@ pub struct LastingClaim {
 
 impl LastingClaim {
     /// Claims an output for a job, under the rules of [`OutputClaim::take`], and puts the claim on the disk.
-    ///
-    /// A claim of the same coordinator is taken over, with what was staged, if `has_ended` says so of its job.
-    pub fn take(
-        output: &Path,
-        job: &str,
-        coordinator: &str,
-        overwrite: bool,
-        has_ended: impl Fn(&str) -> bool,
-    ) -> Result<Self, PublishError> {
-        let is_left = |name: &str| {
-            let holder = claim::job_of(name);
-            !claim::is_lasting(name) || name == claim::lasting_name(holder, coordinator) && has_ended(holder)
-        };
-        let mut taken = OutputClaim::take_as(output, job, &claim::lasting_name(job, coordinator), overwrite, is_left)?;
+    pub fn take(output: &Path, job: &str, coordinator: &str, overwrite: bool) -> Result<Self, PublishError> {
+        let mut taken = OutputClaim::take_as(output, job, &claim::lasting_name(job, coordinator), overwrite)?;
         taken.claim.sync()?;
         taken.lasting = true;
         Ok(Self { job: job.to_owned(), output: taken.output.clone(), staging: taken.staging.clone() })
@@ -73,8 +61,7 @@ impl LastingClaim {
         } else {
             sweep(&self.staging, &self.output)?;
         }
-        let is_mine = |name: &str| claim::is_lasting(name) && claim::job_of(name) == self.job;
-        match ClaimFile::find(&claim_path(&self.output), is_mine)? {
+        match ClaimFile::find(&claim_path(&self.output), |name| claim::is_of_job(name, &self.job))? {
             Some(claim) => claim.remove(),
             None => Ok(()),
         }

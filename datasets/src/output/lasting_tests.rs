@@ -16,7 +16,7 @@ fn world() -> World {
 
 impl World {
     fn take(&self, job: &str) -> Result<LastingClaim, PublishError> {
-        LastingClaim::take(&self.output, job, "here", false, |_| false)
+        LastingClaim::take(&self.output, job, "here", false)
     }
 
     fn left_over(&self) -> usize {
@@ -49,7 +49,7 @@ fn a_lasting_claim_keeps_everybody_away_until_it_is_released() {
 #[test]
 fn a_claim_inside_of_an_output_that_would_be_replaced_refuses_it() {
     let world = world();
-    LastingClaim::take(&world.output.join("inner"), "one", "here", false, |_| false).unwrap();
+    LastingClaim::take(&world.output.join("inner"), "one", "here", false).unwrap();
     assert_eq!(holder(OutputClaim::take(&world.output, "run", true)), "coordinator job one of here");
 }
 
@@ -67,16 +67,14 @@ fn a_local_run_keeps_a_coordinator_away_while_it_lives_and_not_when_it_is_dead()
 }
 
 #[test]
-fn only_the_coordinator_that_made_a_claim_takes_it_over_once_its_job_has_ended() {
+fn a_claim_is_released_by_its_own_job_alone() {
     let world = world();
-    let first = world.take("one").unwrap();
-    let take = |coordinator, ended: &str| LastingClaim::take(&world.output, "two", coordinator, false, |job| job == ended);
-    assert_eq!(holder(take("elsewhere", "one")), "coordinator job one of here");
-    assert_eq!(holder(take("here", "other")), "coordinator job one of here");
-    let second = take("here", "one").unwrap();
-    assert!(!first.staging().exists() && second.staging().exists());
-    first.release(false).unwrap();
-    assert_eq!(holder(OutputClaim::take(&world.output, "run", false)), "coordinator job two of here");
+    let claim = world.take("one").unwrap();
+    LastingClaim::taken(&world.output, "on").release(false).unwrap();
+    LastingClaim::taken(&world.output, "two").release(false).unwrap();
+    assert_eq!(holder(world.take("two")), "coordinator job one of here");
+    claim.release(false).unwrap();
+    world.take("two").unwrap();
 }
 
 #[test]
@@ -84,7 +82,7 @@ fn releasing_puts_an_old_output_back_and_keeps_what_is_to_be_looked_at() {
     let world = world();
     fs::create_dir(&world.output).unwrap();
     fs::write(world.output.join("part"), "old").unwrap();
-    let claim = LastingClaim::take(&world.output, "one", "here", true, |_| false).unwrap();
+    let claim = LastingClaim::take(&world.output, "one", "here", true).unwrap();
     fs::rename(&world.output, claim.staging().join("replaced")).unwrap();
     claim.release(true).unwrap();
     assert_eq!(fs::read(world.output.join("part")).unwrap(), b"old");
