@@ -4,11 +4,8 @@
 
 use std::error::Error;
 use std::fmt::Write;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 
-use shardmill_datasets::{Compression, of_name};
+use shardmill_datasets::line_of;
 
 use crate::fault::{BadRecord, Fault};
 use crate::local::RunError;
@@ -66,19 +63,4 @@ fn bad_record(bad: &BadRecord) -> String {
     }
     let _ = writeln!(card, "  cause   {}", bad.cause);
     card + "  next    --max-bad-records N sets up to N such records aside, in _quarantine/ beside the parts\n"
-}
-
-/// The line in which byte `offset` of a plain file lies, from one.
-fn line_of(path: &Path, offset: u64) -> Option<u64> {
-    if of_name(path).1 != Compression::None {
-        return None;
-    }
-    let mut file = File::open(path).ok()?.take(offset);
-    let (mut buffer, mut line) = (vec![0; 256 << 10], 1);
-    loop {
-        match file.read(&mut buffer).ok()? {
-            0 => return Some(line),
-            read => line += memchr::memchr_iter(b'\n', &buffer[..read]).count() as u64,
-        }
-    }
 }
