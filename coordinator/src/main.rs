@@ -1,6 +1,7 @@
 //! The coordinator of a cluster, and the commands that people type.
 
 mod artifacts;
+mod client;
 mod config;
 mod driver;
 mod fault_point;
@@ -16,28 +17,31 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Runs jobs on many workers.
+/// The coordinator of a shardmill cluster, and the commands to use it.
 #[derive(Parser)]
 #[command(name = "coordinator", version)]
-struct Command {
+struct Arguments {
     #[command(subcommand)]
-    verb: Verb,
+    command: Command,
 }
 
 #[derive(Subcommand)]
-enum Verb {
+enum Command {
     /// Run a coordinator: workers join it, and jobs are submitted to it.
     Serve(config::ServeArgs),
+    #[command(flatten)]
+    Client(client::Command),
 }
 
 fn main() -> ExitCode {
-    match Command::parse().verb {
-        Verb::Serve(arguments) => match arguments.config() {
+    match Arguments::parse().command {
+        Command::Serve(arguments) => match arguments.config() {
             Ok(config) => serve::serve(config),
             Err(error) => {
                 eprintln!("coordinator: {}", publish::chain(&error));
                 ExitCode::from(2)
             }
         },
+        Command::Client(command) => client::run(command),
     }
 }
