@@ -190,6 +190,8 @@ impl Scheduler {
         let job = self.job(job);
         assert!(!job.has_ended(), "nothing is granted of a job that has ended");
         let kind = choice.task.kind();
+        let mapped = job.works.get(&TaskKind::Map).is_some_and(|map| map.is_complete());
+        assert!(kind != TaskKind::Reduce || mapped, "reduce is granted only when every shard is mapped");
         let list = if kind == TaskKind::Reduce { job.list } else { None };
         let grant = Box::new(Grant {
             attempt,

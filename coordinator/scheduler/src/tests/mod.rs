@@ -2,4 +2,5 @@
 
 mod cancel;
 mod happy;
+mod simulation;
 mod world;
