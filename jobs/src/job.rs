@@ -195,8 +195,8 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
         schema.clone()
     }
 
-    /// Whether text columns of [`Batches`](crate::Batches) may come as dictionaries (`Dictionary(Int32, Utf8)`) where that is how they
-    /// are stored. A batch's own schema says which do.
+    /// Whether text columns of [`Batches`](crate::Batches) may come as dictionaries (`Dictionary(Int32, Utf8)`): where that is how they
+    /// are stored, or where a column of delimited text has few values. A batch's own schema says which do.
     fn takes_dictionaries(&self) -> bool {
         false
     }

@@ -45,8 +45,7 @@ pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef, keep_dictionaries
     let positions = positions(schema, names)?;
     let columns = schema.fields().iter().zip(positions).map(|(field, position)| column(batch.column(position), field, keep_dictionaries));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
-    let changed = columns.iter().zip(schema.fields()).any(|(column, field)| column.data_type() != field.data_type());
-    let schema = if changed { with_types_of(schema, &columns) } else { schema.clone() };
+    let schema = with_types_of(schema, &columns);
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(schema, columns, &options).map_err(|error| error.to_string())
 }
@@ -60,7 +59,11 @@ fn column(stored: &ArrayRef, field: &Field, keep_dictionaries: bool) -> Result<A
     cast_with_options(stored, field.data_type(), &strict).map_err(|error| format!("column '{}': {error}", field.name()))
 }
 
-fn with_types_of(schema: &Schema, columns: &[ArrayRef]) -> SchemaRef {
+/// The schema with the types that these columns have.
+pub(crate) fn with_types_of(schema: &SchemaRef, columns: &[ArrayRef]) -> SchemaRef {
+    if columns.iter().zip(schema.fields()).all(|(column, field)| column.data_type() == field.data_type()) {
+        return schema.clone();
+    }
     let fields = schema.fields().iter().zip(columns).map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

@@ -11,7 +11,9 @@
 //! **Bad rows.** A record with too few or too many fields, and one with a value that its column cannot hold exactly, is set
 //! aside with its bytes and the cause; the batch goes on without it. Nothing is rounded, cut off or replaced.
 
-use super::conform::positions;
+mod dictionary;
+
+use super::conform::{positions, with_types_of};
 use super::number;
 use super::schema::{quoted, type_name};
 use super::split::{Ends, FieldIndex, Record};
@@ -24,6 +26,7 @@ use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Field, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use dictionary::Dictionary;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -80,6 +83,8 @@ pub(crate) struct CsvDecoder {
     /// The records of the block that have the right number of fields.
     firsts: Vec<u32>,
     scratch: Vec<u8>,
+    /// For each column, the values seen of a text that may come as a dictionary.
+    dictionaries: Vec<Option<Dictionary>>,
 }
 
 /// A value that its column cannot hold.
@@ -89,21 +94,25 @@ struct BadCell {
 }
 
 impl CsvDecoder {
-    /// A decoder to columns of this schema; [`bind`](Self::bind) has to follow.
-    pub(crate) fn new(schema: SchemaRef, dialect: Dialect) -> Self {
+    /// A decoder to columns of this schema, text of few values as dictionaries where that is wanted; [`bind`](Self::bind) has to
+    /// follow.
+    pub(crate) fn new(schema: SchemaRef, dialect: Dialect, makes_dictionaries: bool) -> Self {
         let (index, firsts, scratch) = Default::default();
-        Self { schema, dialect, positions: Vec::new(), width: 0, index, firsts, scratch }
+        let dictionary = |field: &Arc<Field>| (makes_dictionaries && *field.data_type() == DataType::Utf8).then(Dictionary::new);
+        let dictionaries = schema.fields().iter().map(dictionary).collect();
+        Self { schema, dialect, positions: Vec::new(), width: 0, index, firsts, scratch, dictionaries }
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
     }
 
-    /// Finds the schema's columns in a file with these columns; the error says which one is missing.
+    /// Begins a shard of a file with these columns, and finds the schema's among them; the error says which one is missing.
     pub(crate) fn bind(&mut self, names: &[String]) -> Result<(), String> {
         let found = positions(&self.schema, names.iter().map(String::as_str))?;
         self.positions = found.into_iter().map(|position| position as u32).collect();
         self.width = names.len() as u32;
+        self.dictionaries.iter_mut().flatten().for_each(Dictionary::begin_shard);
         Ok(())
     }
 
@@ -119,16 +128,18 @@ impl CsvDecoder {
             }
         }
         let mut bad_cells = Vec::new();
-        let columns = self.schema.fields().iter().zip(&self.positions).enumerate().map(|(column, (field, &position))| {
+        let fields = self.schema.fields().iter().zip(&self.positions).zip(&mut self.dictionaries).enumerate();
+        let columns = fields.map(|(column, ((field, &position), dictionary))| {
             let places = Places { padded, ends: self.index.ends(), firsts: &self.firsts, position };
             let mut cells = Cells { places, quotes: self.dialect.quotes, scratch: &mut self.scratch, refused: Vec::new() };
-            let array = cells.column(field.data_type());
+            let coded = dictionary.as_mut().and_then(|dictionary| cells.coded(dictionary));
+            let array = coded.unwrap_or_else(|| cells.column(field.data_type()));
             bad_cells.extend(cells.refused.into_iter().map(|row| BadCell { row, column }));
             array
         });
-        let columns = columns.collect();
+        let columns: Vec<ArrayRef> = columns.collect();
         let options = RecordBatchOptions::new().with_row_count(Some(self.firsts.len()));
-        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+        let batch = RecordBatch::try_new_with_options(with_types_of(&self.schema, &columns), columns, &options)
             .expect("columns of the schema's types, one value per row");
         if bad_cells.is_empty() && self.firsts.len() as u64 == records {
             return Decoded { batch, records, bad: Vec::new() };
@@ -214,6 +225,11 @@ struct Cells<'a> {
 }
 
 impl Cells<'_> {
+    fn coded(&mut self, dictionary: &mut Dictionary) -> Option<ArrayRef> {
+        let column = dictionary.column(self.places, self.quotes, self.scratch, &mut self.refused)?;
+        Some(Arc::new(column))
+    }
+
     fn column(&mut self, data_type: &DataType) -> ArrayRef {
         match *data_type {
             DataType::Utf8 => Arc::new(self.text()),
@@ -246,21 +262,20 @@ impl Cells<'_> {
     ) -> PrimitiveArray<T> {
         let places = self.places;
         let mut absent = Vec::new();
-        let mut values = Vec::with_capacity(places.firsts.len());
-        for (row, bounds) in places.bounds().enumerate() {
+        let value = |(row, bounds): (usize, Range<usize>)| {
             if bounds.len().wrapping_sub(1) < 8 {
                 let word = places.padded[bounds.start..].first_chunk().expect("padding behind the block");
                 if let Some(value) = short(u64::from_le_bytes(*word), bounds.len()) {
-                    values.push(value);
-                    continue;
+                    return value;
                 }
             }
             let value = self.value(row, bounds, &text);
             if value.is_none() {
                 absent.push(row);
             }
-            values.push(value.unwrap_or_default());
-        }
+            value.unwrap_or_default()
+        };
+        let values: Vec<T::Native> = places.bounds().enumerate().map(value).collect();
         PrimitiveArray::new(ScalarBuffer::from(values), valid_except(&absent, places.firsts.len()))
     }
 
@@ -364,13 +379,18 @@ fn valid_except(absent: &[usize], rows: usize) -> Option<NullBuffer> {
 mod tests {
     use super::super::schema::parse_schema;
     use super::*;
+    use arrow::array::AsArray;
     use arrow::util::display::array_value_to_string;
     use proptest::prelude::*;
 
     const COMMA: Dialect = Dialect { delimiter: b',', quotes: true };
 
     fn decode(schema: &str, header: &[&str], block: &[u8]) -> Decoded {
-        let mut decoder = CsvDecoder::new(Arc::new(parse_schema(schema).unwrap()), COMMA);
+        decode_to(schema, header, block, false)
+    }
+
+    fn decode_to(schema: &str, header: &[&str], block: &[u8], makes_dictionaries: bool) -> Decoded {
+        let mut decoder = CsvDecoder::new(Arc::new(parse_schema(schema).unwrap()), COMMA, makes_dictionaries);
         decoder.bind(&header.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
         let padded = [block, &[b'7'; 64]].concat();
         decoder.decode(&padded, block.len(), 10, 1000)
@@ -397,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_column_that_the_file_does_not_have_is_named() {
-        let mut decoder = CsvDecoder::new(Arc::new(parse_schema("a: int, b: int").unwrap()), COMMA);
+        let mut decoder = CsvDecoder::new(Arc::new(parse_schema("a: int, b: int").unwrap()), COMMA, false);
         assert_eq!(decoder.bind(&["a".to_owned()]), Err("there is no column 'b'; the columns are a".to_owned()));
     }
 
@@ -455,8 +475,31 @@ mod tests {
     }
 
     #[test]
+    fn text_is_a_dictionary_as_long_as_it_has_few_values() {
+        let decoded = decode_to("a: text", &["a"], b"Gent\n\"Faro\"\nGent\n\"\"\n\"Faro\"\n\"a text of more than sixteen bytes\"\n", true);
+        let codes = decoded.batch.column(0).as_any_dictionary().normalized_keys();
+        assert_eq!(codes, [0, 1, 0, 2, 1, 3]);
+        assert_eq!(cells(&decoded).concat(), some(&["Gent", "Faro", "Gent", "", "Faro", "a text of more than sixteen bytes"]));
+
+        let many: String = (0..5000).map(|n| format!("{n}\n")).collect();
+        let decoded = decode_to("a: text", &["a"], many.as_bytes(), true);
+        assert_eq!(decoded.batch, decode("a: text", &["a"], many.as_bytes()).batch);
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_a_bad_row_in_a_dictionary_too() {
+        let decoded = decode_to("a: text", &["a"], b"\xc3\nb\n\xa4a text of more than sixteen bytes\nb\n", true);
+        assert_eq!(cells(&decoded).concat(), some(&["b", "b"]));
+        assert_eq!(
+            decoded.bad.iter().map(|bad| (bad.record, bad.cause.as_str())).collect::<Vec<_>>(),
+            [(10, "column 'a' is not utf-8"), (12, "column 'a' is not utf-8")]
+        );
+    }
+
+    #[test]
     fn a_type_that_only_other_formats_have_is_read_by_casting() {
-        let mut decoder = CsvDecoder::new(Arc::new(arrow::datatypes::Schema::new(vec![Field::new("n", DataType::Int16, true)])), COMMA);
+        let mut decoder =
+            CsvDecoder::new(Arc::new(arrow::datatypes::Schema::new(vec![Field::new("n", DataType::Int16, true)])), COMMA, false);
         decoder.bind(&["n".to_owned()]).unwrap();
         let block = [&b"1\n70000\n\"\"\n"[..], &[0; 64]].concat();
         let decoded = decoder.decode(&block, 11, 0, 0);
@@ -488,6 +531,9 @@ mod tests {
         ) {
             let block = fields.iter().flat_map(|(field, end)| [field.as_str(), end]).collect::<String>();
             let decoded = decode("a: text, n: int", &["a", "n"], block.as_bytes());
+            let coded = decode_to("a: text, n: int", &["a", "n"], block.as_bytes(), true);
+            prop_assert_eq!(self::cells(&coded), self::cells(&decoded));
+            prop_assert_eq!(&coded.bad, &decoded.bad);
             let (rows, bad) = naive(block.as_bytes());
             // The csv crate does not tell quoted from unquoted nothing.
             let mut cells = cells(&decoded);

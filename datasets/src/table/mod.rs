@@ -56,8 +56,9 @@ pub struct TableSpec {
     /// A thread needs at most about 8 times as much for block and index, and 16 times for each decimal column, when every field is
     /// empty or one byte; usually less than twice as much in all.
     pub block_bytes: usize,
-    /// Leaves text columns as dictionaries where a Parquet row group or an Arrow file has them so throughout; a batch's schema then
-    /// says so. Off: every column has the type that [`schema`](Self::schema) gives it.
+    /// Leaves text columns as dictionaries where a Parquet row group or an Arrow file has them so throughout, and makes dictionaries
+    /// of those of delimited files that have few values; a batch's schema then says so. Off: every column has the type that
+    /// [`schema`](Self::schema) gives it.
     pub keep_dictionaries: bool,
 }
 
@@ -238,7 +239,7 @@ impl TableReader {
                 let dialect = Dialect { delimiter: file.format.delimiter().unwrap_or(b','), quotes: self.spec.csv.quotes };
                 let decoder = match &mut self.csv {
                     Some(decoder) if decoder.dialect() == dialect => decoder,
-                    other => other.insert(CsvDecoder::new(self.spec.schema.clone(), dialect)),
+                    other => other.insert(CsvDecoder::new(self.spec.schema.clone(), dialect, self.spec.keep_dictionaries)),
                 };
                 decoder.bind(names).map_err(|detail| malformed(file, 0, detail))?;
                 self.blocks.open(file, piece, Framing::Csv { delimiter: dialect.delimiter, quotes: dialect.quotes })?;

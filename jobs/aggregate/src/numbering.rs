@@ -9,7 +9,7 @@
 //!   category toys 0, …              3 bits ┴▶ cell (code of category, code of city) ─▶ number of the group
 //! ```
 //!
-//! Dictionaries, as Parquet has them, are looked up once for each of their values; of other columns each row's piece is. Where the
+//! Dictionaries, as Parquet has them and columns of CSV with few values, are looked up once for each of their values; of other columns each row's piece is. Where the
 //! table of cells would be too large, or a column has many values, there are no numbers.
 
 use std::collections::HashMap;
