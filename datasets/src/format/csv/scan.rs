@@ -3,7 +3,10 @@
 //! Counting quotes tells quoted from unquoted, as long as every quote that counting takes for an opening one stands
 //! where one may open: behind a delimiter or a terminator, or behind a quote (then both are one doubled quote inside
 //! quotes). That is checked with a few operations on bit masks in each group that has a quote at all. A group that fails
-//! (`5" disk`) is stepped through byte by byte. So the result is exact for any input, and fast for the usual one.
+//! (`5" disk`) is stepped through byte by byte. So the result is exact for any input, and fast for the usual one. From a group
+//! without quotes the next quote is jumped to.
+
+use memchr::{memchr, memrchr2};
 
 use super::{CsvState, Dialect, Scan};
 
@@ -29,21 +32,31 @@ pub(super) fn scan(dialect: Dialect, bytes: &[u8], state: CsvState) -> Scan {
 fn scan_groups(dialect: Dialect, bytes: &[u8], mut state: CsvState, equal: impl Fn(&[u8; GROUP], u8) -> u64) -> Scan {
     let mut last_boundary = None;
     let (groups, tail) = bytes.as_chunks::<GROUP>();
-    // `state` is the one before group `known`. Groups without quotes do not touch it: outside quotes their last byte says all.
+    let grouped = &bytes[..groups.len() * GROUP];
+    // `state` is the one before group `known`. Groups without quotes do not touch it: outside quotes their last byte says all, and
+    // the last of their line ends is looked for when they are behind.
     let mut known = 0;
-    for (index, group) in groups.iter().enumerate() {
+    let pass_plain = |known: usize, index: usize, state: &mut CsvState, last_boundary: &mut Option<usize>| {
+        let plain = &grouped[known * GROUP..index * GROUP];
+        if let Some(&last) = plain.last()
+            && *state != CsvState::Quoted
+        {
+            *last_boundary = memrchr2(b'\r', b'\n', plain).map(|at| known * GROUP + at + 1).or(*last_boundary);
+            *state = dialect.step(CsvState::Unquoted, last);
+        }
+    };
+    let mut index = 0;
+    while let Some(group) = groups.get(index) {
         let quotes = equal(group, b'"');
-        let ends = equal(group, b'\r') | equal(group, b'\n');
         if quotes == 0 {
-            if ends != 0 && state != CsvState::Quoted {
-                last_boundary = Some(index * GROUP + behind_last(ends));
-            }
+            let from = (index + 1) * GROUP;
+            index = memchr(b'"', &grouped[from..]).map_or(groups.len(), |at| (from + at) / GROUP);
             continue;
         }
-        if known < index {
-            state = behind_plain(dialect, state, bytes[index * GROUP - 1]);
-        }
-        known = index + 1;
+        pass_plain(known, index, &mut state, &mut last_boundary);
+        (known, index) = (index + 1, index + 1);
+        let start = index * GROUP - GROUP;
+        let ends = equal(group, b'\r') | equal(group, b'\n');
         let quoted = prefix_xor(quotes) ^ if state == CsvState::Quoted { u64::MAX } else { 0 };
         let edges = equal(group, dialect.delimiter) | ends | quotes;
         let at_edge = edges << 1 | u64::from(!matches!(state, CsvState::Unquoted));
@@ -51,13 +64,13 @@ fn scan_groups(dialect: Dialect, bytes: &[u8], mut state: CsvState, equal: impl 
             for (at, &byte) in group.iter().enumerate() {
                 state = dialect.step(state, byte);
                 if state == CsvState::Record {
-                    last_boundary = Some(index * GROUP + at + 1);
+                    last_boundary = Some(start + at + 1);
                 }
             }
             continue;
         }
         if ends & !quoted != 0 {
-            last_boundary = Some(index * GROUP + behind_last(ends & !quoted));
+            last_boundary = Some(start + behind_last(ends & !quoted));
         }
         state = match group[GROUP - 1] {
             _ if quoted >> (GROUP - 1) != 0 => CsvState::Quoted,
@@ -65,9 +78,7 @@ fn scan_groups(dialect: Dialect, bytes: &[u8], mut state: CsvState, equal: impl 
             last => dialect.step(CsvState::Unquoted, last),
         };
     }
-    if known < groups.len() {
-        state = behind_plain(dialect, state, bytes[groups.len() * GROUP - 1]);
-    }
+    pass_plain(known, groups.len(), &mut state, &mut last_boundary);
     for (at, &byte) in tail.iter().enumerate() {
         state = dialect.step(state, byte);
         if state == CsvState::Record {
@@ -75,12 +86,6 @@ fn scan_groups(dialect: Dialect, bytes: &[u8], mut state: CsvState, equal: impl 
         }
     }
     Scan { state, last_boundary }
-}
-
-/// Returns the state behind bytes without a quote that end in `last`.
-#[inline(always)]
-fn behind_plain(dialect: Dialect, state: CsvState, last: u8) -> CsvState {
-    if state == CsvState::Quoted { state } else { dialect.step(CsvState::Unquoted, last) }
 }
 
 /// Returns the position behind the last bit of `mask`, which has one.
