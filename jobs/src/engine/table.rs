@@ -79,10 +79,13 @@ pub(crate) struct Table<V, C> {
     combiner: C,
 }
 
-/// An entry's place, with the first eight bytes of its key: what is sorted instead of entries.
+/// An entry's place, with the first twelve bytes of its key: what is sorted instead of entries. Only keys that are alike in all of
+/// these are looked up to compare them, and each look misses the caches.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     prefix: u64,
+    /// What would else be padding.
+    next: u32,
     slot: u32,
 }
 
@@ -372,16 +375,20 @@ impl<V, C: Combine<V>> Table<V, C> {
             // SAFETY: see `slot`.
             let slot = unsafe { &*self.slot(index) };
             if slot.meta != 0 && belongs(slot.meta) {
-                let prefix = if slot.meta & TAG == LONG {
-                    // SAFETY: a long key has at least eight bytes at its address.
-                    prefix(unsafe { self.arena.get(Address(slot.low), 8) })
+                let (low, high) = if slot.meta & TAG == LONG {
+                    // SAFETY: a long key has more than sixteen bytes at its address.
+                    let start = unsafe { self.arena.get(Address(slot.low), 16) };
+                    (prefix(start), prefix(&start[8..]))
                 } else {
-                    slot.low.swap_bytes()
+                    (slot.low.swap_bytes(), slot.high.swap_bytes())
                 };
-                out.push(Entry { prefix, slot: index as u32 });
+                out.push(Entry { prefix: low, next: (high >> 32) as u32, slot: index as u32 });
             }
         }
-        out.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| self.entry_key(a).as_bytes().cmp(self.entry_key(b).as_bytes())));
+        out.sort_unstable_by(|a, b| {
+            let (left, right) = ((a.prefix, a.next), (b.prefix, b.next));
+            left.cmp(&right).then_with(|| self.entry_key(a).as_bytes().cmp(self.entry_key(b).as_bytes()))
+        });
     }
 
     fn entry_key(&self, entry: &Entry) -> KeyBytes<'_> {
