@@ -31,6 +31,8 @@ const SPECIAL: u64 = 0x7ff;
 /// The slots of all groups.
 #[derive(Default)]
 pub(crate) struct Tally {
+    /// The number of rows of each group.
+    rows: Vec<i64>,
     columns: Vec<Column>,
     /// What is irregular, for the first groups.
     irregular: Vec<States>,
@@ -43,7 +45,8 @@ struct Column {
 }
 
 enum Sums {
-    Counts(Vec<i64>),
+    /// How many rows are null: counted are the others.
+    Nulls(Vec<i64>),
     /// Sums of numbers of 64 bits: there is room for 2⁶⁴ of them.
     Numbers(Vec<i128>),
     Least(Vec<i64>),
@@ -72,6 +75,8 @@ impl Tally {
         if self.columns.is_empty() {
             self.columns = inputs.iter().map(|input| Column::new(input.slot)).collect();
         }
+        self.rows.resize(count, 0);
+        groups.iter().for_each(|&group| self.rows[group as usize] += 1);
         let irregular = &mut self.irregular;
         for (number, (column, input)) in self.columns.iter_mut().zip(inputs).enumerate() {
             column.add(groups, known, count, input, |row| {
@@ -91,7 +96,7 @@ impl Tally {
         let mut at = 0;
         for column in &self.columns {
             if column.seen.has(group) {
-                column.sums.fold(group, &mut states, at);
+                column.sums.fold(group, self.rows[group], &mut states, at);
             }
             at = states.after(at);
         }
@@ -100,6 +105,7 @@ impl Tally {
 
     /// Forgets everything, once all groups were taken.
     pub(crate) fn clear(&mut self) {
+        self.rows.clear();
         self.irregular.clear();
         self.columns.iter_mut().for_each(Column::clear);
     }
@@ -108,7 +114,7 @@ impl Tally {
 impl Column {
     fn new(slot: SlotOf) -> Self {
         let sums = match slot.kind {
-            Kind::Sum if slot.is_count => Sums::Counts(Vec::new()),
+            Kind::Sum if slot.is_count => Sums::Nulls(Vec::new()),
             Kind::Sum => Sums::Numbers(Vec::new()),
             Kind::Min => Sums::Least(Vec::new()),
             Kind::Max => Sums::Most(Vec::new()),
@@ -121,7 +127,7 @@ impl Column {
     fn clear(&mut self) {
         self.seen = Seen::default();
         match &mut self.sums {
-            Sums::Counts(values) | Sums::Least(values) | Sums::Most(values) => values.clear(),
+            Sums::Nulls(values) | Sums::Least(values) | Sums::Most(values) => values.clear(),
             Sums::Numbers(sums) => sums.clear(),
             Sums::Floats { sums, base } => {
                 sums.clear();
@@ -135,13 +141,15 @@ impl Column {
     fn add(&mut self, groups: &[u32], known: usize, count: usize, input: &Input, mut irregular: impl FnMut(usize)) {
         let nulls = input.nulls.as_ref();
         let values = &input.values;
-        let is_regular = matches!(self.sums, Sums::Counts(_)) || matches!(values, Values::Numbers { .. } | Values::Floats(_));
+        if let Sums::Nulls(found) = &mut self.sums {
+            found.resize(count, 0);
+            let nulls = nulls.map(|nulls| !nulls.inner());
+            nulls.iter().flat_map(|nulls| nulls.set_indices()).for_each(|row| found[groups[row] as usize] += 1);
+            return;
+        }
+        let is_regular = matches!(values, Values::Numbers { .. } | Values::Floats(_));
         self.seen.make_ready(known, count, is_regular && nulls.is_none());
         match (&mut self.sums, values) {
-            (Sums::Counts(counts), _) => {
-                counts.resize(count, 0);
-                each(groups, nulls, |_, group| counts[group] += 1);
-            }
             (Sums::Numbers(sums), Values::Numbers { numbers, .. }) => {
                 sums.resize(count, 0);
                 each(groups, nulls, |row, group| sums[group] += i128::from(numbers[row]));
@@ -169,10 +177,10 @@ impl Column {
 }
 
 impl Sums {
-    /// Folds what a group has come to into its slot at `at`.
-    fn fold(&self, group: usize, states: &mut States, at: usize) {
+    /// Folds what a group of so many rows has come to into its slot at `at`.
+    fn fold(&self, group: usize, rows: i64, states: &mut States, at: usize) {
         match self {
-            Sums::Counts(counts) => states.add_wide(at, counts[group].into()),
+            Sums::Nulls(found) => states.add_wide(at, (rows - found[group]).into()),
             Sums::Numbers(sums) => states.add_wide(at, sums[group]),
             Sums::Least(values) | Sums::Most(values) => states.meet_wide(at, values[group].into()),
             Sums::Floats { sums, base } => {
