@@ -253,7 +253,9 @@ impl Encoder {
             Self::Raw { stream, terminator } => {
                 let buffer = stream.buffer();
                 buffer.extend_from_slice(record);
-                buffer.extend_from_slice(terminator);
+                if !terminator.is_empty() {
+                    buffer.extend_from_slice(terminator);
+                }
                 Ok(stream.settle()?)
             }
             Self::Broken => Err(Fault::Broken),

@@ -109,6 +109,16 @@ impl Arena {
         unsafe { std::slice::from_raw_parts(self.pointer(address), bytes) }
     }
 
+    /// The `bytes` bytes at `address`, to be written.
+    ///
+    /// # Safety
+    /// As for [`get`](Self::get).
+    #[inline(always)]
+    pub(crate) unsafe fn get_mut(&mut self, address: Address, bytes: usize) -> &mut [u8] {
+        // SAFETY: as in `get`, and `&mut self` keeps everyone else away while it is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(address).cast_mut(), bytes) }
+    }
+
     /// Forgets the content; chunks of the usual size are kept for what comes next.
     pub(crate) fn clear(&mut self) {
         self.chunks.retain(|chunk| chunk.bytes() <= self.chunk_bytes.next_multiple_of(4096));

@@ -1,271 +1,372 @@
 //! The sort buffer: pairs of a job without a combiner, kept until they are sorted.
 //!
-//! A pair's bytes lie in an arena in the order of arrival, which is the order of the input; what is sorted are 16-byte entries with
-//! the first eight bytes of the key. The sort is stable, so pairs with equal keys stay in input order without being compared.
+//! Pairs are put into lanes as they come (`lanes.rs` says into which), one behind the other. A lane grows chunk by chunk; nothing is moved
+//! once it is there. To sort a lane its pairs are listed, in one pass over memory that lies together, and the list is sorted
+//! (`order.rs`).
 //!
 //! ```text
-//! arena   key length: u32 │ value length: u32 │ sequence: u64 │ key │ value
-//! entry   prefix of the key: u64 │ partition: 16 bits, address: 48 bits
+//! lane    (pair │ mark)*                    over chunks, each of whole pairs
+//! pair    head │ key, unless it is a piece of the value │ value
+//! head    length of the value: 27 bits │ length of the key: 17 bits │ where in the value the key begins: 20 bits
+//! mark    a head that no pair has │ number: u64                  from here on, pairs are numbered from this one on
 //! ```
+//! The number of a pair is its place in the input. It is not kept, but follows from where the pair lies behind the last mark.
 
+use std::cmp::Ordering;
 use std::io;
 
 use super::arena::{Address, Arena};
-use super::pages::Pages;
-use shardmill_datasets::merge::prefix;
+use super::lanes::Lanes;
+use super::order::{Entry, Place, Sorter};
+use super::partition::Partitioner;
+use super::table::prefetch;
+use shardmill_datasets::merge;
 
-const HEAD: usize = 16;
-const ADDRESS_BITS: u32 = 48;
+const HEAD_BYTES: usize = 8;
+const MARK_BYTES: usize = HEAD_BYTES + 8;
+/// A lane grows by this much where it can: the last chunks of all lanes, half of which is not used yet, must not count.
+const CHUNK_BYTES: usize = 16 << 10;
+/// How many pairs ahead pairs are fetched.
+const AHEAD: usize = 12;
 
-/// A pair's place, with a tag: its partition, or the buffer it lies in.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
-    pub(crate) prefix: u64,
-    place: u64,
+/// What stands before a pair.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Head(u64);
+
+impl Head {
+    const VALUE_BITS: u32 = 27;
+    const KEY_BITS: u32 = 17;
+    /// In the place of an offset: the key is no piece of the value, or too far behind in it, and stands before it.
+    const ASIDE: usize = (1 << (64 - Self::VALUE_BITS - Self::KEY_BITS)) - 1;
+    /// Keys are never as long as this says.
+    const MARK: Self = Self(u64::MAX);
+
+    #[inline(always)]
+    fn of(key: &[u8], value: &[u8]) -> Self {
+        let offset = key.as_ptr().addr().wrapping_sub(value.as_ptr().addr());
+        let is_piece = offset < Self::ASIDE && offset + key.len() <= value.len();
+        let offset = if is_piece { offset } else { Self::ASIDE };
+        Self((value.len() | key.len() << Self::VALUE_BITS | offset << (Self::VALUE_BITS + Self::KEY_BITS)) as u64)
+    }
+
+    #[inline(always)]
+    fn value_bytes(self) -> usize {
+        self.0 as usize & ((1 << Self::VALUE_BITS) - 1)
+    }
+
+    #[inline(always)]
+    fn key_bytes(self) -> usize {
+        (self.0 >> Self::VALUE_BITS) as usize & ((1 << Self::KEY_BITS) - 1)
+    }
+
+    #[inline(always)]
+    fn offset(self) -> usize {
+        (self.0 >> (Self::VALUE_BITS + Self::KEY_BITS)) as usize
+    }
+
+    /// Where the value begins behind the head.
+    #[inline(always)]
+    fn value_start(self) -> usize {
+        if self.offset() == Self::ASIDE { self.key_bytes() } else { 0 }
+    }
+
+    /// Where the key begins behind the head.
+    #[inline(always)]
+    fn key_start(self) -> usize {
+        if self.offset() == Self::ASIDE { 0 } else { self.offset() }
+    }
+
+    /// The bytes behind the head.
+    #[inline(always)]
+    fn pair_bytes(self) -> usize {
+        self.value_start() + self.value_bytes()
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Self {
+        Self(u64::from_le_bytes(*bytes.first_chunk().expect("chunks hold whole pairs")))
+    }
 }
 
-impl Entry {
-    fn tag(self) -> usize {
-        (self.place >> ADDRESS_BITS) as usize
-    }
-
-    fn address(self) -> Address {
-        Address(self.place & ((1 << ADDRESS_BITS) - 1))
-    }
-
-    fn with_tag(self, tag: usize) -> Self {
-        Self { place: self.address().0 | (tag as u64) << ADDRESS_BITS, ..self }
-    }
-}
-
-/// Pairs in the order of arrival.
+/// Pairs by lane, each lane's in the order of arrival.
 pub(crate) struct SortBuffer {
     arena: Arena,
-    entries: Vec<Chunk>,
-    /// Entries in the last chunk, and in each of the others once it is full.
-    filled: usize,
-    chunk_entries: usize,
-    /// The entries of each partition so far.
-    counts: Vec<usize>,
-    /// The entries by partition, once `divide` was called; then `entries` is empty.
-    divided: Option<Chunk>,
-    /// Where each partition begins in `divided`.
-    starts: Vec<usize>,
+    lanes: Lanes,
+    tails: Vec<Tail>,
+    chunk_bytes: usize,
+    /// What a mark says that is made now.
+    number: u64,
+    /// Changes with `number`: tails know whether they have a mark that says so.
+    era: u32,
     limit_bytes: usize,
 }
 
-/// Room for entries. Chunks are added and given back as a whole: nothing is copied when there are more.
-struct Chunk(Pages);
+/// The end of a lane, and where the rest of it is.
+#[derive(Clone, Debug)]
+struct Tail {
+    /// Where the next pair goes, and how many bytes are left there.
+    next: Address,
+    left: usize,
+    era: u32,
+    pairs: usize,
+    chunks: Vec<Chunk>,
+}
 
-impl Chunk {
-    fn new(entries: usize) -> io::Result<Self> {
-        Ok(Self(Pages::zeroed(entries * size_of::<Entry>())?))
-    }
-
-    fn as_slice(&self) -> &[Entry] {
-        // SAFETY: the pages are aligned, as large as said, and zeroes or entries: both are plain numbers.
-        unsafe { std::slice::from_raw_parts(self.0.start().cast(), self.0.bytes() / size_of::<Entry>()) }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [Entry] {
-        // SAFETY: as above; `&mut self` keeps everyone else away.
-        unsafe { std::slice::from_raw_parts_mut(self.0.start().cast(), self.0.bytes() / size_of::<Entry>()) }
-    }
+/// A piece of a lane. The end of the last one is where the next pair goes.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    start: Address,
+    end: Address,
 }
 
 impl SortBuffer {
-    /// An empty buffer for so many partitions that takes at most `limit_bytes`, or one pair.
-    pub(crate) fn new(partitions: u32, limit_bytes: usize) -> Self {
-        let chunk_bytes = (limit_bytes / 16).clamp(16 << 10, 16 << 20);
+    /// An empty buffer that takes at most `limit_bytes`, or one pair.
+    pub(crate) fn new(partitioner: Partitioner, limit_bytes: usize) -> Self {
+        let lanes = Lanes::new(partitioner, limit_bytes);
         Self {
-            arena: Arena::new(chunk_bytes),
-            entries: Vec::new(),
-            filled: 0,
-            chunk_entries: (chunk_bytes / 4) / size_of::<Entry>(),
-            counts: vec![0; partitions as usize],
-            divided: None,
-            starts: Vec::new(),
+            arena: Arena::new((limit_bytes / 16).clamp(CHUNK_BYTES, 16 << 20)),
+            tails: vec![Tail { next: Address(0), left: 0, era: 0, pairs: 0, chunks: Vec::new() }; lanes.count()],
+            chunk_bytes: (limit_bytes / (16 * lanes.count())).clamp(128, CHUNK_BYTES),
+            lanes,
+            number: 0,
+            era: 1,
             limit_bytes,
         }
     }
 
-    /// Number of pairs.
-    pub(crate) fn len(&self) -> usize {
-        match self.starts.last() {
-            Some(end) => *end,
-            None => self.entries.len().saturating_sub(1) * self.chunk_entries + self.filled,
-        }
+    /// Begins a shard: from here on pairs are numbered from `number` on. 2⁴⁰ numbers have to be free behind it.
+    pub(crate) fn begin_shard(&mut self, number: u64) {
+        self.number = number;
+        self.era += 1;
     }
 
-    /// Memory held, with that for the second copy of the entries that sorting them needs.
+    /// Whether there are no pairs.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tails.iter().all(|tail| tail.pairs == 0)
+    }
+
+    /// Number of pairs in a lane.
+    fn len_of(&self, lane: usize) -> usize {
+        self.tails[lane].pairs
+    }
+
+    /// Memory held, with what sorting the longest lane takes.
     pub(crate) fn held_bytes(&self) -> usize {
-        let entries = match &self.divided {
-            Some(divided) => divided.0.bytes(),
-            None => 2 * self.entries.len() * self.chunk_entries * size_of::<Entry>(),
-        };
-        self.arena.held_bytes() + entries
+        self.collected_bytes() + LaneSorter::bytes_for(&[self])
     }
 
-    /// Whether another pair of this size has to wait until the buffer was emptied.
+    /// Memory that pairs take.
+    pub(crate) fn collected_bytes(&self) -> usize {
+        let tails = self.tails.iter().map(|tail| size_of::<Tail>() + tail.chunks.capacity() * size_of::<Chunk>());
+        self.arena.held_bytes() + tails.sum::<usize>()
+    }
+
+    /// The lane that a key belongs to.
     #[inline(always)]
-    pub(crate) fn is_full_for(&self, key: &[u8], value_bytes: usize) -> bool {
-        let growth = self.arena.growth_for(HEAD + key.len() + value_bytes);
-        let fits = growth == 0 && self.filled < self.chunk_entries && !self.entries.is_empty();
-        !fits && self.must_not_grow(growth)
+    pub(crate) fn lane_of(&self, key: &[u8]) -> usize {
+        self.lanes.of_key(key)
+    }
+
+    /// Whether another pair has to wait until the buffer was emptied.
+    #[inline(always)]
+    pub(crate) fn is_full_for(&self, lane: usize, key: &[u8], value: &[u8]) -> bool {
+        let bytes = MARK_BYTES + HEAD_BYTES + key.len() + value.len();
+        self.tails[lane].left < bytes && self.must_not_grow(bytes)
     }
 
     #[cold]
-    fn must_not_grow(&self, arena_bytes: usize) -> bool {
-        let bytes = self.held_bytes() + arena_bytes + 2 * self.chunk_entries * size_of::<Entry>();
-        bytes > self.limit_bytes && self.len() > 0
+    fn must_not_grow(&self, bytes: usize) -> bool {
+        let growth = self.arena.growth_for(bytes.max(self.chunk_bytes));
+        growth > 0 && self.held_bytes() + growth > self.limit_bytes && !self.is_empty()
     }
 
     /// Adds a pair, whatever the limit.
     #[inline(always)]
-    pub(crate) fn push(&mut self, partition: u32, key: &[u8], sequence: u64, value: &[u8]) -> io::Result<()> {
-        let (address, room) = self.arena.claim(HEAD + key.len() + value.len())?;
-        let (head, rest) = room.split_at_mut(HEAD);
-        head[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
-        head[4..8].copy_from_slice(&(value.len() as u32).to_le_bytes());
-        head[8..].copy_from_slice(&sequence.to_le_bytes());
-        let (key_room, value_room) = rest.split_at_mut(key.len());
-        key_room.copy_from_slice(key);
-        value_room.copy_from_slice(value);
-        if self.entries.is_empty() || self.filled == self.chunk_entries {
-            self.entries.push(Chunk::new(self.chunk_entries)?);
-            self.filled = 0;
+    pub(crate) fn push(&mut self, lane: usize, key: &[u8], value: &[u8]) -> io::Result<()> {
+        let head = Head::of(key, value);
+        let bytes = HEAD_BYTES + head.pair_bytes();
+        if self.tails[lane].left < bytes || self.tails[lane].era != self.era {
+            self.make_room(lane, bytes)?;
         }
-        let chunk = self.entries.last_mut().expect("just looked at");
-        chunk.as_mut_slice()[self.filled] = Entry { prefix: prefix(key), place: address.0 | u64::from(partition) << ADDRESS_BITS };
-        self.filled += 1;
-        self.counts[partition as usize] += 1;
+        let room = self.write_to(lane, bytes);
+        room[..HEAD_BYTES].copy_from_slice(&head.0.to_le_bytes());
+        if head.value_start() > 0 {
+            room[HEAD_BYTES..HEAD_BYTES + key.len()].copy_from_slice(key);
+        }
+        room[HEAD_BYTES + head.value_start()..].copy_from_slice(value);
+        // What comes next in this lane finds its place in the cache.
+        let behind = room.as_ptr_range().end;
+        prefetch(behind.wrapping_add(64));
+        prefetch(behind.wrapping_add(128));
+        self.tails[lane].pairs += 1;
         Ok(())
     }
 
-    /// Groups the entries by partition, each partition's in the order of arrival.
-    pub(crate) fn divide(&mut self) -> io::Result<()> {
-        let count = self.len();
-        let mut next = Vec::with_capacity(self.counts.len() + 1);
-        let mut start = 0;
-        for count in &self.counts {
-            next.push(start);
-            start += count;
-        }
-        self.starts.clone_from(&next);
-        self.starts.push(start);
-        let mut divided = Chunk::new(count)?;
-        let places = divided.as_mut_slice();
-        let last = self.entries.len().saturating_sub(1);
-        for (number, chunk) in std::mem::take(&mut self.entries).into_iter().enumerate() {
-            let filled = if number == last { self.filled } else { self.chunk_entries };
-            for entry in &chunk.as_slice()[..filled] {
-                let place = &mut next[entry.tag()];
-                places[*place] = *entry;
-                *place += 1;
+    /// The next bytes of a lane, which must have so much room.
+    #[inline(always)]
+    fn write_to(&mut self, lane: usize, bytes: usize) -> &mut [u8] {
+        let tail = &mut self.tails[lane];
+        assert!(bytes <= tail.left, "`make_room` was called");
+        let start = tail.next;
+        tail.next = Address(start.0 + bytes as u64);
+        tail.left -= bytes;
+        // SAFETY: chunks are claims of the arena that are not given back before `clear`, `left` bytes from `next` on belong to the
+        // lane's last chunk, and nobody else has a reference into it: `&mut self`.
+        unsafe { self.arena.get_mut(start, bytes) }
+    }
+
+    /// Makes sure that a lane has so much room, and a mark if it needs one.
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self, lane: usize, bytes: usize) -> io::Result<()> {
+        let needs_mark = self.tails[lane].era != self.era;
+        let bytes = bytes + if needs_mark { MARK_BYTES } else { 0 };
+        if self.tails[lane].left < bytes {
+            let chunk_bytes = bytes.max(self.chunk_bytes);
+            let (start, _) = self.arena.claim(chunk_bytes)?;
+            let tail = &mut self.tails[lane];
+            if let Some(last) = tail.chunks.last_mut() {
+                last.end = tail.next;
             }
+            tail.chunks.push(Chunk { start, end: start });
+            (tail.next, tail.left) = (start, chunk_bytes);
         }
-        self.divided = Some(divided);
+        if needs_mark {
+            let number = self.number;
+            self.tails[lane].era = self.era;
+            let room = self.write_to(lane, MARK_BYTES);
+            room[..HEAD_BYTES].copy_from_slice(&Head::MARK.0.to_le_bytes());
+            room[HEAD_BYTES..].copy_from_slice(&number.to_le_bytes());
+        }
         Ok(())
     }
 
-    /// Whether the entries are grouped by partition.
-    pub(crate) fn is_divided(&self) -> bool {
-        !self.starts.is_empty()
+    /// Lists the pairs of a lane, and how they are numbered.
+    fn list(&self, lane: usize, buffer: usize, entries: &mut Vec<Entry>, marks: &mut Vec<Mark>) {
+        let tail = &self.tails[lane];
+        let mut number = 0;
+        for (index, chunk) in tail.chunks.iter().enumerate() {
+            let end = if index + 1 == tail.chunks.len() { tail.next } else { chunk.end };
+            let place = |at: usize| Place::new(buffer, Address(chunk.start.0 + at as u64));
+            // SAFETY: from its start to its end, a chunk was claimed and written.
+            let bytes = unsafe { self.arena.get(chunk.start, (end.0 - chunk.start.0) as usize) };
+            let mut mark = Mark { place: place(0), number };
+            marks.push(mark);
+            let mut at = 0;
+            while at < bytes.len() {
+                let head = Head::read(&bytes[at..]);
+                if head == Head::MARK {
+                    let number = u64::from_le_bytes(*bytes[at + HEAD_BYTES..].first_chunk().expect("a mark has a number"));
+                    mark = Mark { place: place(at), number };
+                    marks.push(mark);
+                    at += MARK_BYTES;
+                    continue;
+                }
+                let key = &bytes[at + HEAD_BYTES + head.key_start()..][..head.key_bytes()];
+                entries.push(Entry::new(merge::prefix(key), place(at)));
+                at += HEAD_BYTES + head.pair_bytes();
+            }
+            number = mark.number_at(end) + 1;
+        }
     }
 
-    /// The entries of one partition, after `divide`.
-    pub(crate) fn partition(&self, partition: u32) -> &[Entry] {
-        let range = self.starts[partition as usize]..self.starts[partition as usize + 1];
-        self.divided.as_ref().map_or(&[], |divided| &divided.as_slice()[range])
-    }
-
-    /// Sorts a partition's entries where they are; call `partition` for them.
-    pub(crate) fn sort_partition(&mut self, partition: u32) {
-        let range = self.starts[partition as usize]..self.starts[partition as usize + 1];
-        let Some(mut divided) = self.divided.take() else { return };
-        divided.as_mut_slice()[range].sort_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| self.pair(*a).0.cmp(self.pair(*b).0)));
-        self.divided = Some(divided);
-    }
-
-    /// The pair of one of this buffer's entries: key, sequence and value.
-    pub(crate) fn pair(&self, entry: Entry) -> (&[u8], u64, &[u8]) {
-        pair(std::slice::from_ref(self), entry.with_tag(0))
+    /// Key and value at an address.
+    #[inline(always)]
+    fn pair(&self, address: Address) -> (&[u8], &[u8]) {
+        // SAFETY: entries are listed with the addresses of heads, and are gone when the arena is cleared.
+        let head = Head::read(unsafe { self.arena.get(address, HEAD_BYTES) });
+        // SAFETY: as its head says, the pair goes on for so many bytes.
+        let pair = unsafe { self.arena.get(Address(address.0 + HEAD_BYTES as u64), head.pair_bytes()) };
+        (&pair[head.key_start()..][..head.key_bytes()], &pair[head.value_start()..])
     }
 
     /// Fetches a pair that will be looked at soon.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, entry: Entry) {
+    fn prefetch(&self, address: Address) {
         // SAFETY: the entry's address lies in the arena.
-        let start = unsafe { self.arena.pointer(entry.address()) };
-        super::table::prefetch(start);
-        super::table::prefetch(start.wrapping_add(64));
+        let start = unsafe { self.arena.pointer(address) };
+        prefetch(start);
+        prefetch(start.wrapping_add(64));
     }
 
-    /// Empties the buffer; the arena's memory is kept for what comes next.
+    /// Empties the buffer; its memory is kept for what comes next.
     pub(crate) fn clear(&mut self) {
+        // The shard goes on: above all numbers that any lane has used.
+        self.number += (self.arena.held_bytes() / HEAD_BYTES) as u64;
+        self.era += 1;
         self.arena.clear();
-        self.entries.clear();
-        self.filled = 0;
-        self.counts.fill(0);
-        self.divided = None;
-        self.starts.clear();
-    }
-}
-
-/// A pair of one of several buffers: key, sequence and value.
-#[inline(always)]
-fn pair(buffers: &[SortBuffer], entry: Entry) -> (&[u8], u64, &[u8]) {
-    let arena = &buffers[entry.tag()].arena;
-    let address = entry.address();
-    // SAFETY: entries are made by `push` with the address of a claim that begins with a head, and are gone when the arena is cleared.
-    let head = unsafe { arena.get(address, HEAD) };
-    let key_bytes = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    let value_bytes = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-    // SAFETY: the claim was made for head, key and value.
-    let whole = unsafe { arena.get(address, HEAD + key_bytes + value_bytes) };
-    let sequence = u64::from_le_bytes(whole[8..HEAD].try_into().expect("eight bytes"));
-    (&whole[HEAD..HEAD + key_bytes], sequence, &whole[HEAD + key_bytes..])
-}
-
-/// One partition of several buffers, sorted by key and, for equal keys, by place in the input.
-pub(crate) struct SortedPartition<'a> {
-    buffers: &'a [SortBuffer],
-    entries: Vec<Entry>,
-}
-
-impl<'a> SortedPartition<'a> {
-    /// Sorts `partition` of all `buffers`, which must be divided.
-    pub(crate) fn new(buffers: &'a [SortBuffer], partition: u32) -> Self {
-        let mut entries = Vec::with_capacity(buffers.iter().map(|buffer| buffer.partition(partition).len()).sum());
-        for (tag, buffer) in buffers.iter().enumerate() {
-            entries.extend(buffer.partition(partition).iter().map(|entry| entry.with_tag(tag)));
+        for tail in &mut self.tails {
+            tail.chunks.clear();
+            (tail.left, tail.pairs) = (0, 0);
         }
-        entries.sort_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| pair(buffers, *a).0.cmp(pair(buffers, *b).0)));
-        let mut sorted = Self { buffers, entries };
-        if buffers.len() > 1 {
-            sorted.order_groups();
-        }
-        sorted
+    }
+}
+
+/// From here on, pairs are numbered from `number` on. Numbers need not be dense: each pair takes at least its head.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    place: Place,
+    number: u64,
+}
+
+impl Mark {
+    fn number_at(self, address: Address) -> u64 {
+        self.number + (address.0 - self.place.address().0) / HEAD_BYTES as u64
+    }
+}
+
+/// The number of the pair at `place`. Marks are in the order of their places.
+fn number(marks: &[Mark], place: Place) -> u64 {
+    marks[marks.partition_point(|mark| mark.place <= place) - 1].number_at(place.address())
+}
+
+/// Sorts lanes of several buffers, one after the other in the same memory.
+#[derive(Default)]
+pub(crate) struct LaneSorter {
+    sorter: Sorter,
+    marks: Vec<Mark>,
+}
+
+impl LaneSorter {
+    /// Memory that sorting any lane of `buffers` takes.
+    pub(crate) fn bytes_for(buffers: &[&SortBuffer]) -> usize {
+        let lanes = buffers.first().map_or(0, |buffer| buffer.tails.len());
+        let longest = (0..lanes).map(|lane| buffers.iter().map(|buffer| buffer.len_of(lane)).sum()).max();
+        Sorter::bytes_for(longest.unwrap_or(0))
     }
 
-    /// Memory that sorting this many pairs takes.
-    pub(crate) fn bytes_for(pairs: usize) -> usize {
-        pairs * size_of::<Entry>() * 3 / 2
-    }
-
-    /// Brings pairs with the same key, which now stand buffer by buffer, into the order of the input.
-    fn order_groups(&mut self) {
-        let mut start = 0;
-        while start < self.entries.len() {
-            let end = self.group_end(start);
-            if end - start > 1 {
-                let buffers = self.buffers;
-                self.entries[start..end].sort_by_key(|entry| pair(buffers, *entry).1);
+    /// Calls `each` with all pairs of `partition` in all `buffers`, lane by lane: in the order of their keys and, for equal keys, of the
+    /// input.
+    pub(crate) fn for_each_lane<E>(
+        &mut self,
+        buffers: &[SortBuffer],
+        partition: u32,
+        mut each: impl FnMut(&SortedLane<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(first) = buffers.first() else { return Ok(()) };
+        first.lanes.of_partition(partition).try_for_each(|lane| {
+            let entries = self.sorter.list(buffers.iter().map(|buffer| buffer.len_of(lane)).sum());
+            self.marks.clear();
+            for (index, buffer) in buffers.iter().enumerate() {
+                buffer.list(lane, index, entries, &mut self.marks);
             }
-            start = end;
-        }
+            let marks = &self.marks;
+            let key = |entry: Entry| buffers[entry.place().buffer()].pair(entry.place().address()).0;
+            let arrival = |a: Place, b: Place| if a.buffer() == b.buffer() { a.cmp(&b) } else { number(marks, a).cmp(&number(marks, b)) };
+            let by_key = |a: Entry, b: Entry| -> Ordering { key(a).cmp(key(b)).then_with(|| arrival(a.place(), b.place())) };
+            each(&SortedLane { buffers, entries: self.sorter.sort(by_key), marks })
+        })
     }
+}
 
+/// One lane of several buffers, sorted.
+pub(crate) struct SortedLane<'a> {
+    buffers: &'a [SortBuffer],
+    entries: &'a [Entry],
+    marks: &'a [Mark],
+}
+
+impl<'a> SortedLane<'a> {
     /// The number of pairs.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -275,24 +376,26 @@ impl<'a> SortedPartition<'a> {
     #[inline]
     pub(crate) fn group_end(&self, start: usize) -> usize {
         let first = self.entries[start];
-        let mut end = start + 1;
-        while end < self.entries.len() && self.entries[end].prefix == first.prefix && self.pair(end).0 == self.pair(start).0 {
-            end += 1;
-        }
-        end
+        let is_equal = |entry: &&Entry| entry.prefix() == first.prefix() && self.pair_of(**entry).0 == self.pair_of(first).0;
+        start + 1 + self.entries[start + 1..].iter().take_while(is_equal).count()
     }
 
-    /// Key, sequence and value of a pair. The pairs behind it are fetched meanwhile.
     #[inline]
-    pub(crate) fn pair(&self, at: usize) -> (&'a [u8], u64, &'a [u8]) {
-        pair(self.buffers, self.entries[at])
+    fn pair_of(&self, entry: Entry) -> (&'a [u8], &'a [u8]) {
+        self.buffers[entry.place().buffer()].pair(entry.place().address())
     }
 
-    /// Fetches a pair that will be looked at soon.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, at: usize) {
-        if let Some(entry) = self.entries.get(at) {
-            self.buffers[entry.tag()].prefetch(*entry);
+    /// Key and value of a pair. One some places behind it is fetched meanwhile.
+    #[inline]
+    pub(crate) fn pair(&self, at: usize) -> (&'a [u8], &'a [u8]) {
+        if let Some(later) = self.entries.get(at + AHEAD) {
+            self.buffers[later.place().buffer()].prefetch(later.place().address());
         }
+        self.pair_of(self.entries[at])
+    }
+
+    /// The place of a pair in the input, as a number.
+    pub(crate) fn number(&self, at: usize) -> u64 {
+        number(self.marks, self.entries[at].place())
     }
 }

@@ -8,11 +8,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use shardmill_datasets::merge::prefix;
 use shardmill_datasets::run::{Layout, Run, RunWriter};
 
-use super::buffer::SortBuffer;
-use super::hash::{hash, partition_of};
+use super::buffer::{LaneSorter, SortBuffer};
+use super::partition::Partitioner;
 use super::table::{Room, Table};
 use super::{Progress, Settings};
 use crate::catch::catch;
@@ -27,41 +26,6 @@ use crate::value::Value;
 pub(crate) const KEY_BYTES: usize = 64 << 10;
 /// The longest value.
 pub(crate) const VALUE_BYTES: usize = 64 << 20;
-
-/// Which partition a key belongs to.
-#[derive(Clone, Debug)]
-pub(crate) enum Partitioner {
-    /// By the top of the fixed hash.
-    Hash { partitions: u32 },
-    /// By ranges: partition n holds the keys from cut n − 1 (inclusive) to cut n (exclusive).
-    /// There may be fewer cuts than that takes; the last partitions are empty then.
-    Range { partitions: u32, cuts: Arc<[Vec<u8>]>, prefixes: Arc<[u64]> },
-}
-
-impl Partitioner {
-    pub(crate) fn by_ranges(partitions: u32, cuts: Vec<Vec<u8>>) -> Self {
-        Self::Range { partitions, prefixes: cuts.iter().map(|cut| prefix(cut)).collect(), cuts: cuts.into() }
-    }
-
-    pub(crate) fn partitions(&self) -> u32 {
-        match self {
-            Self::Hash { partitions } | Self::Range { partitions, .. } => *partitions,
-        }
-    }
-
-    #[inline]
-    pub(crate) fn partition(&self, key: &[u8]) -> u32 {
-        match self {
-            Self::Hash { partitions } => partition_of(hash(key), *partitions),
-            Self::Range { cuts, prefixes, .. } => {
-                let head = prefix(key);
-                let from = prefixes.partition_point(|cut| *cut < head);
-                let to = from + prefixes[from..].partition_point(|cut| *cut == head);
-                (from + cuts[from..to].partition_point(|cut| cut.as_slice() <= key)) as u32
-            }
-        }
-    }
-}
 
 /// What a thread has collected.
 pub(crate) enum Store<J: MapReduce> {
@@ -112,8 +76,6 @@ pub(crate) struct Collector<J: MapReduce> {
     limit_bytes: usize,
     /// Memory held when the last record was mapped, as the thread that mapped it saw it.
     pub(crate) collected_bytes: usize,
-    /// The next pair's place in the input: shard, then number within the shard.
-    sequence: u64,
     counters: Vec<(&'static str, u64)>,
     /// Counts of the record at hand, added when its `map` returns.
     pending_counts: Vec<(&'static str, u64)>,
@@ -166,7 +128,7 @@ impl<J: MapReduce> Collector<J> {
         let store = if combines {
             Store::Table(Table::new(job.combiner(), 1 << 11, settings.collect_bytes)?)
         } else {
-            Store::Buffer(SortBuffer::new(partitioner.partitions(), settings.collect_bytes))
+            Store::Buffer(SortBuffer::new(partitioner.clone(), settings.collect_bytes))
         };
         let spills = Spills {
             path: settings.temp_directory.join(format!("spill-{index}")),
@@ -199,7 +161,6 @@ impl<J: MapReduce> Collector<J> {
             heap_base: heap::balance(),
             limit_bytes: settings.collect_bytes,
             collected_bytes: 0,
-            sequence: 0,
             counters: Vec::new(),
             pending_counts: Vec::new(),
             key_scratch: Vec::new(),
@@ -211,8 +172,10 @@ impl<J: MapReduce> Collector<J> {
 
     /// Begins a shard: from here on pairs are numbered from its start.
     pub(crate) fn begin_shard(&mut self, shard: u32) {
-        // What is emitted before the first shard comes before it.
-        self.sequence = (u64::from(shard) + 1) << 40;
+        if let Store::Buffer(buffer) = &mut self.store {
+            // What is emitted before the first shard comes before it.
+            buffer.begin_shard((u64::from(shard) + 1) << 40);
+        }
     }
 
     #[inline(always)]
@@ -254,20 +217,27 @@ impl<J: MapReduce> Collector<J> {
 
     #[inline(always)]
     fn keep(&mut self, key: &[u8], value: &[u8]) {
-        if matches!(&self.store, Store::Buffer(buffer) if buffer.is_full_for(key, value.len())) {
-            self.spill_or_fail();
-        }
-        let partition = self.partitioner.partition(key);
-        match &mut self.store {
-            Store::Buffer(buffer) => {
-                if let Err(error) = buffer.push(partition, key, self.sequence, value) {
-                    self.fail(out_of_memory(&error));
-                }
+        if let Store::Buffer(buffer) = &mut self.store {
+            let lane = buffer.lane_of(key);
+            if buffer.is_full_for(lane, key, value) {
+                self.spill_or_fail();
             }
-            Store::Pairs(pairs) => pairs.push((key.to_vec(), if self.is_sample { Vec::new() } else { value.to_vec() })),
-            Store::Table(_) => unreachable!("a table belongs to a combiner"),
+            if let Store::Buffer(buffer) = &mut self.store
+                && let Err(error) = buffer.push(lane, key, value)
+            {
+                self.fail(out_of_memory(&error));
+            }
+        } else {
+            self.list(key, value);
         }
-        self.sequence += 1;
+    }
+
+    #[cold]
+    fn list(&mut self, key: &[u8], value: &[u8]) {
+        match &mut self.store {
+            Store::Pairs(pairs) => pairs.push((key.to_vec(), if self.is_sample { Vec::new() } else { value.to_vec() })),
+            Store::Table(_) | Store::Buffer(_) => unreachable!("a table belongs to a combiner, and a buffer keeps pairs"),
+        }
     }
 
     /// What the job keeps from record to record.
@@ -413,19 +383,14 @@ impl<J: MapReduce> Collector<J> {
             }
             Store::Buffer(buffer) => {
                 let writer = self.spills.writer()?;
-                if !buffer.is_divided() {
-                    buffer.divide().map_err(|error| out_of_memory(&error))?;
-                }
+                let mut sorter = LaneSorter::default();
                 for partition in 0..partitions {
-                    buffer.sort_partition(partition);
-                    let entries = buffer.partition(partition);
-                    for (place, entry) in entries.iter().enumerate() {
-                        if let Some(later) = entries.get(place + 12) {
-                            buffer.prefetch(*later);
-                        }
-                        let (key, sequence, value) = buffer.pair(*entry);
-                        writer.push(key, sequence, value)?;
-                    }
+                    sorter.for_each_lane(std::slice::from_ref(buffer), partition, |lane| {
+                        (0..lane.len()).try_for_each(|at| {
+                            let (key, value) = lane.pair(at);
+                            writer.push(key, lane.number(at), value)
+                        })
+                    })?;
                     writer.end_segment()?;
                 }
                 buffer.clear();
@@ -440,7 +405,7 @@ impl<J: MapReduce> Collector<J> {
     pub(crate) fn spill_rest(&mut self) -> Result<(), Fault> {
         let is_empty = match &self.store {
             Store::Table(table) => table.used() == 0,
-            Store::Buffer(buffer) => buffer.len() == 0,
+            Store::Buffer(buffer) => buffer.is_empty(),
             Store::Pairs(_) => true,
         };
         if !is_empty {
@@ -466,7 +431,10 @@ impl<J: MapReduce> Collector<J> {
         if is_full {
             self.spill()?;
         }
-        self.collected_bytes = self.held_bytes();
+        self.collected_bytes = match &self.store {
+            Store::Buffer(buffer) => buffer.collected_bytes(),
+            _ => self.held_bytes(),
+        };
         Ok(())
     }
 

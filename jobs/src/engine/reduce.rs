@@ -13,7 +13,7 @@ use shardmill_protocol::Suspect;
 use shardmill_protocol::slots::Slot;
 
 use super::Settings;
-use super::buffer::SortedPartition;
+use super::buffer::SortedLane;
 use super::map::call_hook;
 use super::sources::{Groups, Reader, Sources, undecodable};
 use crate::catch::catch;
@@ -71,7 +71,7 @@ pub struct Values<'a, J: MapReduce> {
 
 enum From<'a, J: MapReduce> {
     One(Option<J::Value>),
-    Sorted { partition: &'a SortedPartition<'a>, left: Range<usize> },
+    Sorted { lane: &'a SortedLane<'a>, left: Range<usize> },
     Merging { groups: &'a mut Groups, key: &'a [u8] },
     Listed(std::slice::Iter<'a, &'a [u8]>),
 }
@@ -86,8 +86,8 @@ impl<'a, J: MapReduce> Values<'a, J> {
         Self { from: From::One(Some(value)), lent: None, _here: PhantomData }
     }
 
-    pub(crate) fn sorted(partition: &'a SortedPartition<'a>, left: Range<usize>) -> Self {
-        Self { from: From::Sorted { partition, left }, lent: None, _here: PhantomData }
+    pub(crate) fn sorted(lane: &'a SortedLane<'a>, left: Range<usize>) -> Self {
+        Self { from: From::Sorted { lane, left }, lent: None, _here: PhantomData }
     }
 
     pub(crate) fn merging(groups: &'a mut Groups, key: &'a [u8]) -> Self {
@@ -126,11 +126,7 @@ impl<'a, J: MapReduce> Values<'a, J> {
         match &mut self.from {
             From::One(_) => None,
             From::Listed(values) => values.next().copied(),
-            From::Sorted { partition, left } => {
-                let at = left.next()?;
-                partition.prefetch(at + 12);
-                Some(partition.pair(at).2)
-            }
+            From::Sorted { lane, left } => left.next().map(|at| lane.pair(at).1),
             From::Merging { groups, key } => match groups.next_value(key) {
                 Ok(bytes) => bytes,
                 Err(error) => {

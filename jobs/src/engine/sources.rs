@@ -14,8 +14,9 @@ use rayon::prelude::*;
 use shardmill_datasets::merge::{Merge, Source};
 use shardmill_datasets::run::{Layout, Run, RunWriter};
 
-use super::buffer::{SortBuffer, SortedPartition};
-use super::collect::{Collector, Pair, Partitioner, Store, out_of_memory};
+use super::buffer::{LaneSorter, SortBuffer};
+use super::collect::{Collector, Pair, Store, out_of_memory};
+use super::partition::Partitioner;
 use super::sealed::{SealedOutputs, Stretch, StretchReader};
 use super::table::{Entry, Table};
 use super::{Settings, Values};
@@ -29,7 +30,7 @@ use crate::value::Value;
 pub(crate) enum Sources<J: MapReduce> {
     /// One table per thread. Their values are given up: each partition takes its own.
     Tables(Vec<Table<J::Value, J::Combine>>),
-    /// One buffer per thread, divided by partition.
+    /// One buffer per thread.
     Buffers(Vec<SortBuffer>),
     /// All runs, in the order of their making.
     Runs(Vec<Run>),
@@ -46,6 +47,7 @@ pub(crate) struct Reader<'a, J: MapReduce> {
     job: &'a J,
     settings: &'a Settings,
     entries: Vec<Entry>,
+    sorter: LaneSorter,
     /// Where the tables' shares of one partition are merged.
     merged: Option<Table<J::Value, J::Combine>>,
     key: Vec<u8>,
@@ -64,15 +66,6 @@ impl<J: MapReduce> Sources<J> {
         let partitions = partitioner.partitions();
         let is_cut_by_hash = matches!(partitioner, Partitioner::Hash { .. });
         let has_spilled = collectors.iter().any(Collector::has_spilled) || J::Combine::COMBINES && !is_cut_by_hash;
-        if !has_spilled {
-            let divided: Result<(), Fault> = pool.install(|| {
-                collectors.par_iter_mut().try_for_each(|collector| match &mut collector.store {
-                    Store::Buffer(buffer) => buffer.divide().map_err(|error| out_of_memory(&error)),
-                    _ => Ok(()),
-                })
-            });
-            divided?;
-        }
         let needed = needed_bytes(&collectors, partitions, settings.threads);
         if has_spilled || needed > settings.total_bytes {
             let spill = |collector: &mut Collector<J>| {
@@ -103,7 +96,7 @@ impl<J: MapReduce> Sources<J> {
 
 /// Memory that holding and reading everything in memory takes.
 fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, threads: usize) -> usize {
-    let (mut held, mut keys, mut long_keys, mut tables, mut largest) = (0, 0, 0, 0, vec![0; partitions as usize]);
+    let (mut held, mut keys, mut long_keys, mut tables, mut buffers) = (0, 0, 0, 0, Vec::new());
     for collector in collectors {
         held += collector.collected_bytes;
         match &collector.store {
@@ -112,9 +105,7 @@ fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, thre
                 long_keys += table.long_key_bytes();
                 tables += usize::from(table.used() > 0);
             }
-            Store::Buffer(buffer) => {
-                (0..partitions).for_each(|partition| largest[partition as usize] += buffer.partition(partition).len());
-            }
+            Store::Buffer(buffer) => buffers.push(buffer),
             Store::Pairs(_) => {}
         }
     }
@@ -126,13 +117,22 @@ fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, thre
     } else {
         keys_each * 16
     };
-    let sorted = SortedPartition::bytes_for(largest.into_iter().max().unwrap_or(0));
-    held + threads.min(partitions as usize) * (merged + sorted)
+    held + threads.min(partitions as usize) * (merged + LaneSorter::bytes_for(&buffers))
 }
 
 impl<'a, J: MapReduce> Reader<'a, J> {
     pub(crate) fn new(sources: &'a Sources<J>, partitions: u32, job: &'a J, settings: &'a Settings) -> Self {
-        Self { sources, partitions, job, settings, entries: Vec::new(), merged: None, key: Vec::new(), value: Vec::new() }
+        Self {
+            sources,
+            partitions,
+            job,
+            settings,
+            entries: Vec::new(),
+            sorter: LaneSorter::default(),
+            merged: None,
+            key: Vec::new(),
+            value: Vec::new(),
+        }
     }
 
     /// Calls `each` with every group of `partition`, keys ascending.
@@ -175,16 +175,15 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                     Ok(())
                 }
             },
-            Sources::Buffers(buffers) => {
-                let sorted = SortedPartition::new(buffers, partition);
+            Sources::Buffers(buffers) => self.sorter.for_each_lane(buffers, partition, |lane| {
                 let mut start = 0;
-                while start < sorted.len() {
-                    let end = sorted.group_end(start);
-                    each(sorted.pair(start).0, Values::sorted(&sorted, start..end))?;
+                while start < lane.len() {
+                    let end = lane.group_end(start);
+                    each(lane.pair(start).0, Values::sorted(lane, start..end))?;
                     start = end;
                 }
                 Ok(())
-            }
+            }),
             Sources::Runs(runs) => self.merge(Stretch::of_runs(runs, partition), partition, each),
             Sources::Sealed(outputs) => self.merge(outputs.stretches(partition), partition, each),
             Sources::Pairs(pairs, partitioner) => {
