@@ -147,17 +147,15 @@ impl Program {
             check_platform(path)?;
         }
         let said = ask(&path, arguments.into_iter().chain(["describe".into()])).await?;
-        let no_job = |reason: String| ProgramError::NoJob { path: path.clone(), reason };
-        if said.code != Some(0) {
-            return Err(match self {
-                Self::Bundled(name) => ProgramError::NotBundled { name: name.clone(), said: said.stderr },
-                Self::Executable(_) => no_job(match said.code {
-                    Some(code) => format!("it exits with code {code}: {}", said.stderr),
-                    None => format!("it is ended by a signal, or takes too long: {}", said.stderr),
-                }),
-            });
-        }
-        let description: Description = serde_json::from_slice(&said.stdout).map_err(|error| no_job(error.to_string()))?;
+        let no_job = |reason: String| match self {
+            Self::Bundled(name) => ProgramError::NotBundled { name: name.clone(), said: reason },
+            Self::Executable(path) => ProgramError::NoJob { path: path.clone(), reason },
+        };
+        let description: Description = match said.code {
+            Some(0) => serde_json::from_slice(&said.stdout).map_err(|error| no_job(error.to_string()))?,
+            Some(code) => return Err(no_job(format!("it exits with code {code}: {}", said.stderr))),
+            None => return Err(no_job(format!("it is ended by a signal, or takes too long: {}", said.stderr))),
+        };
         if description.protocol.split('.').next() != Some(VERSION.0.to_string().as_str()) {
             return Err(ProgramError::Version { name: description.name, theirs: description.protocol });
         }
