@@ -9,7 +9,10 @@
 //! bytes lie, so the same range mapped twice has the same index digest, however its output was blocked. Whoever
 //! fetches a few partitions reads the page digests and the pages it needs, and checks them against the one digest that it was told.
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use crate::run::Segment;
 
@@ -50,29 +53,72 @@ pub fn digest(segments: &[Segment]) -> [u8; 32] {
     *root.finalize().as_bytes()
 }
 
+/// Reads as much of an index file as [`Index::open_part`] needs for some partitions: all but the pages of others.
+///
+/// The partitions must be the index's; an error of the kind `InvalidInput` says that they are not.
+pub fn read_part(file: &File, partitions: Range<usize>) -> io::Result<Vec<u8>> {
+    let mut part = vec![0; HEAD_BYTES];
+    file.read_exact_at(&mut part, 0)?;
+    let count = u32::from_le_bytes(part[MAGIC.len()..].try_into().expect("four bytes")) as usize;
+    let digests_end = HEAD_BYTES + count.div_ceil(PAGE_ENTRIES) * 32;
+    // Nothing is allocated for a count that the file does not bear out.
+    if file.metadata()?.len() != (digests_end + count * ENTRY_BYTES) as u64 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, IndexError::Malformed));
+    }
+    if partitions.start > partitions.end || partitions.end > count {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the index has {count} partitions")));
+    }
+    let pages = page_range(&partitions, count);
+    part.resize(digests_end + pages.len() * ENTRY_BYTES, 0);
+    file.read_exact_at(&mut part[HEAD_BYTES..digests_end], HEAD_BYTES as u64)?;
+    file.read_exact_at(&mut part[digests_end..], (digests_end + pages.start * ENTRY_BYTES) as u64)?;
+    Ok(part)
+}
+
+/// The entries on the pages that hold some of `count` partitions.
+fn page_range(partitions: &Range<usize>, count: usize) -> Range<usize> {
+    let start = partitions.start / PAGE_ENTRIES * PAGE_ENTRIES;
+    start..partitions.end.next_multiple_of(PAGE_ENTRIES).min(count).max(start)
+}
+
 /// An index whose page digests are those that its digest stands for; pages are checked as they are read.
 #[derive(Clone, Debug)]
 pub struct Index<'a> {
     partitions: usize,
     page_digests: &'a [u8],
+    /// The partitions that `pages` are of.
+    on_pages: Range<usize>,
     pages: &'a [u8],
 }
 
 impl<'a> Index<'a> {
     /// Reads an index that must have this digest.
     pub fn open(bytes: &'a [u8], expected: &[u8; 32]) -> Result<Self, IndexError> {
+        Self::open_pages(bytes, expected, None)
+    }
+
+    /// Reads as much of an index as [`read_part`] gives for some partitions. The index must have this digest.
+    pub fn open_part(bytes: &'a [u8], expected: &[u8; 32], partitions: &Range<usize>) -> Result<Self, IndexError> {
+        Self::open_pages(bytes, expected, Some(partitions))
+    }
+
+    fn open_pages(bytes: &'a [u8], expected: &[u8; 32], wanted: Option<&Range<usize>>) -> Result<Self, IndexError> {
         let head = bytes.get(..HEAD_BYTES).filter(|head| head.starts_with(MAGIC)).ok_or(IndexError::Malformed)?;
         let partitions = u32::from_le_bytes(head[MAGIC.len()..].try_into().expect("four bytes")) as usize;
         let digests = HEAD_BYTES..HEAD_BYTES + partitions.div_ceil(PAGE_ENTRIES) * 32;
         let page_digests = bytes.get(digests.clone()).ok_or(IndexError::Malformed)?;
+        if wanted.is_some_and(|wanted| wanted.start > wanted.end || wanted.end > partitions) {
+            return Err(IndexError::Malformed);
+        }
+        let on_pages = wanted.map_or(0..partitions, |wanted| page_range(wanted, partitions));
         let pages = &bytes[digests.end..];
-        if pages.len() != partitions * ENTRY_BYTES {
+        if pages.len() != on_pages.len() * ENTRY_BYTES {
             return Err(IndexError::Malformed);
         }
         if blake3::hash(page_digests).as_bytes() != expected {
             return Err(IndexError::Digest);
         }
-        Ok(Self { partitions, page_digests, pages })
+        Ok(Self { partitions, page_digests, on_pages, pages })
     }
 
     /// The number of partitions.
@@ -83,21 +129,23 @@ impl<'a> Index<'a> {
     /// The segments of some partitions.
     ///
     /// # Panics
-    /// If there are no such partitions.
+    /// If there are no such partitions, or their pages were not asked for.
     pub fn segments(&self, partitions: Range<usize>) -> Result<Vec<Segment>, IndexError> {
-        assert!(partitions.end <= self.partitions, "the index has {} partitions", self.partitions);
+        let Range { start, end } = self.on_pages;
+        assert!(start <= partitions.start && partitions.end <= end, "there are pages for the partitions {start}..{end}");
         let mut segments = Vec::with_capacity(partitions.len());
         let mut next = partitions.start;
         while next < partitions.end {
             let page = next / PAGE_ENTRIES;
             let first = page * PAGE_ENTRIES;
-            let bytes = &self.pages[first * ENTRY_BYTES..(first + PAGE_ENTRIES).min(self.partitions) * ENTRY_BYTES];
+            let page_end = (first + PAGE_ENTRIES).min(self.partitions);
+            let bytes = &self.pages[(first - start) * ENTRY_BYTES..(page_end - start) * ENTRY_BYTES];
             if page_digest(bytes) != self.page_digests[page * 32..page * 32 + 32] {
                 return Err(IndexError::Digest);
             }
-            let end = partitions.end.min(first + PAGE_ENTRIES);
-            segments.extend((next..end).map(|partition| decode_entry(&bytes[(partition - first) * ENTRY_BYTES..])));
-            next = end;
+            let until = partitions.end.min(page_end);
+            segments.extend((next..until).map(|partition| decode_entry(&bytes[(partition - first) * ENTRY_BYTES..])));
+            next = until;
         }
         Ok(segments)
     }
@@ -161,6 +209,19 @@ mod tests {
             let from = from.min(segments.len());
             let range = from..(from + count).min(segments.len());
             prop_assert_eq!(&index.segments(range.clone()).unwrap(), &segments[range]);
+        }
+
+        #[test]
+        fn a_part_of_an_index_gives_the_same_segments(segments in segments(), from in 0usize..200, count in 0usize..200) {
+            let mut file = tempfile::tempfile().unwrap();
+            std::io::Write::write_all(&mut file, &encode(&segments)).unwrap();
+            let from = from.min(segments.len());
+            let range = from..(from + count).min(segments.len());
+            let part = read_part(&file, range.clone()).unwrap();
+            let index = Index::open_part(&part, &digest(&segments), &range).unwrap();
+            prop_assert_eq!(&index.segments(range.clone()).unwrap(), &segments[range]);
+            prop_assert!(read_part(&file, 0..segments.len() + 1).is_err());
+            prop_assert!(Index::open_part(&part, &digest(&segments), &(0..segments.len() + 1)).is_err());
         }
 
         #[test]

@@ -15,6 +15,7 @@
 //! like any other damage. The content digest is BLAKE3 over the records as they stand, without block edges: two sealed segments
 //! with the same records have the same digest, however they were blocked. Readers of digested runs check it.
 
+mod check;
 mod together;
 
 use std::fs::File;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::merge::Source;
+pub use check::{Check, Mismatch};
 pub use together::{OpenSegment, SharedRun};
 
 /// The largest payload of a block.

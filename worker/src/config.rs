@@ -1,0 +1,160 @@
+//! Every knob of a worker: what it means, its unit, its default, and what makes no sense.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use shardmill_datasets::request::parse_bytes;
+
+/// The least memory that a worker is of any use with.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// A worker of a shardmill cluster: takes tasks, runs them in job processes, serves what they make.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "worker", version)]
+pub struct Config {
+    /// The coordinator's join file for workers, or its state directory [default: the local coordinator's].
+    #[arg(long, visible_alias = "join", env = "SHARDMILL_COORDINATOR", value_name = "FILE")]
+    pub coordinator: Option<PathBuf>,
+    /// Where the worker keeps what it makes [default: worker in the user's data directory].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Threads that job processes may use [default: all cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Memory that job processes may use, as 512MiB or 8GiB [default: half of what there is].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+    /// Disk space that may be used under --dir [default: nine tenths of what is free at start].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub disk: Option<u64>,
+    /// Where to wait for other workers that fetch map outputs [default: a free port, on loopback if the coordinator is there].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// What other workers reach this one as [default: the address that it reaches the coordinator from].
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub advertise: Option<String>,
+    /// Say more; twice for every call.
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Fetch map outputs from other workers even if their disk is seen. For tests.
+    #[arg(long, hide = true)]
+    pub fetch_always: bool,
+    /// How long a running attempt may show no progress.
+    #[arg(long, hide = true, value_name = "TIME", default_value = "300s", value_parser = duration)]
+    pub stall_after: Duration,
+    /// How long a process that was asked to end may take before it is killed.
+    #[arg(long, hide = true, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub kill_after: Duration,
+    /// How long job processes go on without hearing from the coordinator.
+    #[arg(long, hide = true, value_name = "TIME", default_value = "600s", value_parser = duration)]
+    pub orphan_after: Duration,
+    /// How long running attempts may go on after SIGTERM.
+    #[arg(long, hide = true, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub drain_within: Duration,
+    /// The longest pause between two tries to reach the coordinator.
+    #[arg(long, hide = true, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub reconnect_within: Duration,
+}
+
+/// Why a configuration makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Too little memory.
+    #[error("--memory {given} is too little: a job process needs 64 MiB at least")]
+    Memory {
+        /// What was given.
+        given: u64,
+    },
+    /// A duration of nothing.
+    #[error("--{0} must be longer than nothing")]
+    Duration(&'static str),
+    /// No place for the worker's files.
+    #[error("there is no home directory to keep files in: give --dir")]
+    NoDirectory,
+}
+
+impl Config {
+    /// Refuses what makes no sense, before anything is touched.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(given) = self.memory.filter(|memory| *memory < LEAST_MEMORY) {
+            return Err(ConfigError::Memory { given });
+        }
+        let durations = [
+            ("stall-after", self.stall_after),
+            ("orphan-after", self.orphan_after),
+            ("reconnect-within", self.reconnect_within),
+        ];
+        match durations.into_iter().find(|(_, duration)| duration.is_zero()) {
+            Some((name, _)) => Err(ConfigError::Duration(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// The worker's directory.
+    pub fn directory(&self) -> Result<PathBuf, ConfigError> {
+        if let Some(directory) = &self.dir {
+            return Ok(directory.clone());
+        }
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+        Ok(data.ok_or(ConfigError::NoDirectory)?.join("shardmill/worker"))
+    }
+
+    /// Threads for job processes.
+    pub fn thread_count(&self) -> u32 {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32))
+    }
+
+    /// Memory for job processes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.unwrap_or_else(|| (shardmill::system_memory() as u64 / 2).max(LEAST_MEMORY))
+    }
+}
+
+/// Reads a duration: `3s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = match text.strip_suffix("ms") {
+        Some(number) => number.parse().map(Duration::from_millis).ok(),
+        None => text.strip_suffix('s').and_then(|number| Duration::try_from_secs_f64(number.parse().ok()?).ok()),
+    };
+    parsed.ok_or_else(|| format!("{text:?} is no duration: write it as 3s or 500ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(arguments: &[&str]) -> Config {
+        Config::try_parse_from([&["worker"], arguments].concat()).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_flag_named() {
+        assert!(parse(&[]).validate().is_ok());
+        let refused = |arguments: &[&str]| parse(arguments).validate().unwrap_err().to_string();
+        assert!(refused(&["--memory", "1MiB"]).contains("--memory"));
+        assert!(refused(&["--stall-after", "0s"]).contains("--stall-after"));
+    }
+
+    #[test]
+    fn durations_are_read_as_they_are_shown() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert!(duration("-1s").is_err() && duration("3").is_err() && duration("infs").is_err());
+    }
+
+    #[test]
+    fn a_join_file_is_given_under_either_name() {
+        for flag in ["--coordinator", "--join"] {
+            assert_eq!(parse(&[flag, "some/worker.join"]).coordinator, Some(PathBuf::from("some/worker.join")));
+        }
+    }
+}
