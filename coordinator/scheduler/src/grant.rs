@@ -144,7 +144,7 @@ impl Scheduler {
             };
             let units = end - piece.start;
             // One unit keeps one thread busy; listing and planning look after themselves.
-            let idle = units < share.slots && !matches!(kind, TaskKind::Draft | TaskKind::Plan);
+            let idle = units < share.threads && !matches!(kind, TaskKind::Draft | TaskKind::Plan);
             let share = if idle { Share::of(session, units, need)? } else { share };
             Some((piece.start..end, share))
         })?;

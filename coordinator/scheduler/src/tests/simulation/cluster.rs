@@ -31,7 +31,7 @@ pub(super) struct Weather {
 impl Weather {
     pub(super) const CALM: Self = Self { drop: 0, double: 0, late: 0, worker: 0, attempt: 0, coordinator: 0, client: 0, data: 0 };
     pub(super) const STORM: Self =
-        Self { drop: 25, double: 25, late: 40, worker: 600, attempt: 12, coordinator: 300, client: 2500, data: 30 };
+        Self { drop: 25, double: 25, late: 40, worker: 600, attempt: 12, coordinator: 500, client: 2500, data: 6 };
     /// Messages, workers and coordinator fail; nothing that a job could be ended for.
     pub(super) const NETWORK: Self = Self { worker: 600, attempt: 0, client: 0, ..Self::STORM };
 }
@@ -355,7 +355,7 @@ impl Cluster {
         } else if self.chance.fault("connection lost", times) {
             (actor.session, actor.poll) = (None, None);
         }
-        if !actor.outputs.is_empty() && self.chance.fault("output deleted", self.weather.data * 20) {
+        if !actor.outputs.is_empty() && self.chance.fault("output deleted", self.weather.data * 100) {
             let number = self.chance.below(actor.outputs.len() as u64) as usize;
             let output = *actor.outputs.keys().nth(number).expect("there are as many");
             actor.outputs.remove(&output);

@@ -83,7 +83,7 @@ fn whatever_fails_nothing_untrue_is_told_and_every_job_ends_when_it_is_over() {
             model(6, 50, 60),
         ];
         let mut cluster = start(seed, Weather::STORM, models);
-        while cluster.now < 180_000 {
+        while cluster.now < 240_000 {
             cluster.step();
         }
         cluster.heal();
