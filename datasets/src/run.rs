@@ -338,14 +338,13 @@ impl RunWriter {
         Ok(())
     }
 
-    /// Writes the finished blocks.
+    /// Writes the finished blocks; an open one stays.
     fn flush(&mut self) -> Result<(), RunError> {
         self.file
             .write_all_at(&self.buffer[..self.block_start], self.written)
             .map_err(|source| RunError::Write { path: self.path.to_path_buf(), source })?;
         self.written += self.block_start as u64;
-        self.buffer.clear();
-        self.buffer.resize(HEADER_BYTES, 0);
+        self.buffer.drain(..self.block_start);
         self.block_start = 0;
         Ok(())
     }

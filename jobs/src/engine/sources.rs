@@ -224,7 +224,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
         let mut passes = 1;
         let mut files: Vec<PathBuf> = Vec::new();
         loop {
-            let largest = stretches.iter().map(Stretch::reader_bytes).max().unwrap_or(1);
+            let largest = stretches.iter().map(Stretch::reader_bytes).max().unwrap_or(0).max(1);
             let fan_in = (self.settings.merge_bytes / largest).clamp(2, self.settings.fan_in.min(most_open).max(2));
             if stretches.len() <= fan_in {
                 break;
