@@ -160,8 +160,7 @@ impl<J: MapReduce> Planned<J> {
 
         let reduced_at = Instant::now();
         on_phase(Phase::Publish, &plan.input);
-        let mut files: Vec<(PathBuf, String)> =
-            (0..partitions).map(|partition| (path_of(partition), sink.part_name(partition))).collect();
+        let mut files: Vec<(PathBuf, String)> = (0..partitions).map(|partition| (path_of(partition), sink.part_name(partition))).collect();
         if !mapped.set_aside.is_empty() {
             let path = claim.staging().join("quarantine");
             fs::write(&path, quarantine(&mapped.set_aside)).map_err(|source| RunError::Fault(Fault::disk(&path, source)))?;

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use shardmill_datasets::manifest::{Digest, ManifestInput};
 use shardmill_datasets::sink::{OutputFormat, SinkSpec};
 use shardmill_datasets::{
-    Draft, Format, ListError, Plan, PlanError, PlanOptions, Projection, ReadError, Room, RunRequest, SchemaRequest, Survey, SurveyResult, WriteError,
-    list,
+    Draft, Format, ListError, Plan, PlanError, PlanOptions, Projection, ReadError, Room, RunRequest, SchemaRequest, Survey, SurveyResult,
+    WriteError, list,
 };
 use shardmill_protocol::task::PlanFacts;
 

@@ -102,7 +102,10 @@ fn it_describes_itself_as_json() {
     let described: Value = serde_json::from_slice(&told.stdout).unwrap();
     assert_eq!((&described["name"], &described["version"]), (&Value::from("witness"), &Value::from("7.8.9")));
     assert_eq!((&described["shape"], &described["combines"]), (&Value::from("lines"), &Value::from(false)));
-    assert!(described["key"].as_str().unwrap().contains("String") && described["platform"].as_str().unwrap().contains("linux"), "{described}");
+    assert!(
+        described["key"].as_str().unwrap().contains("String") && described["platform"].as_str().unwrap().contains("linux"),
+        "{described}"
+    );
     assert_eq!((&described["protocol"], &described["sdk"]), (&Value::from("2.0"), &Value::from("0.1.0")));
     let names: Vec<&str> = described["parameters"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert!(names.contains(&"--panic-on") && names.len() == 9, "{names:?}");

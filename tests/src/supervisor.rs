@@ -34,7 +34,8 @@ impl JobProcess {
         unsafe {
             command.pre_exec(move || {
                 // A descriptor that is the right one already stays marked to be closed.
-                let done = if descriptor == DESCRIPTOR { libc::fcntl(descriptor, libc::F_SETFD, 0) } else { libc::dup2(descriptor, DESCRIPTOR) };
+                let done =
+                    if descriptor == DESCRIPTOR { libc::fcntl(descriptor, libc::F_SETFD, 0) } else { libc::dup2(descriptor, DESCRIPTOR) };
                 if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
             })
         };
@@ -188,6 +189,11 @@ impl Supervisor {
         if let Some(process) = self.process.take() {
             assert_eq!(process.leave(), (Some(0), None), "an idle process ends by itself");
         }
+    }
+
+    /// The job process has ended in another way; the next attempt has a new one.
+    pub fn process_died(&mut self) {
+        self.process = None;
     }
 
     /// What a process for this job is set up with.

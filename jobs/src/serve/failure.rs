@@ -64,9 +64,7 @@ fn of_attempt(error: Fault, message: String, memory_bytes: u64) -> fault::Fault 
         Fault::Panicked { phase, cause } => fault::Fault::Panicked { phase: of_phase(phase), cause: cut(cause) },
         Fault::DiskFull { path, .. } => fault::Fault::DiskFull { path },
         Fault::DiskFailed { path, detail } => fault::Fault::DiskFailed { path, cause: cut(detail) },
-        Fault::OutOfMemory { .. } => {
-            fault::Fault::OutOfMemory { limit_bytes: memory_bytes, peak_bytes: crate::local::peak_memory_bytes() }
-        }
+        Fault::OutOfMemory { .. } => fault::Fault::OutOfMemory { limit_bytes: memory_bytes, peak_bytes: crate::local::peak_memory_bytes() },
         Fault::Input(error) => of_input(error),
         Fault::Unwritable { path, detail } => fault::Fault::Unwritable { path, cause: cut(detail) },
         Fault::OutputLost { output, .. } => {

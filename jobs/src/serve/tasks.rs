@@ -28,9 +28,7 @@ use shardmill_protocol::{Digest, VERSION};
 
 use super::failure::TaskError;
 use super::staged;
-use crate::engine::{
-    LeftOut, Progress, SealedOutputs, Settings, Sources, Tight, map_shards, reduce_partitions, seal, thread_pool,
-};
+use crate::engine::{LeftOut, Progress, SealedOutputs, Settings, Sources, Tight, map_shards, reduce_partitions, seal, thread_pool};
 use crate::fault::Fault;
 use crate::job::MapReduce;
 use crate::local::{peak_memory_bytes, quarantine};
