@@ -249,7 +249,8 @@ mod tests {
             bytes[at] = byte;
             bytes
         };
-        for bytes in [vec![], b"#!/bin/sh\nexit 0\n\n\n\n\n".to_vec(), whole[..19].to_vec(), changed(4, 1), changed(16, 1), changed(18, 8)] {
+        for bytes in [vec![], b"#!/bin/sh\nexit 0\n\n\n\n\n".to_vec(), whole[..19].to_vec(), changed(4, 1), changed(16, 1), changed(18, 8)]
+        {
             let refused = artifacts.upload(Digest::of(&bytes), 0, &bytes, true);
             assert!(matches!(refused, Err(ArtifactError::Platform(_))), "{bytes:?}: {refused:?}");
         }

@@ -34,12 +34,20 @@ const SWEEP_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 
 /// What the driver is told.
 enum Message {
-    Ask { reply: ReplyId, event: Box<Event>, answer: oneshot::Sender<Answer> },
+    Ask {
+        reply: ReplyId,
+        event: Box<Event>,
+        answer: oneshot::Sender<Answer>,
+    },
     /// Nobody waits for this answer any more.
     Closed(ReplyId),
     Happened(Box<Event>),
     Read(Box<dyn FnOnce(&Driver) + Send>),
-    Watch { job: JobId, seen: u64, answer: oneshot::Sender<Option<JobStatus>> },
+    Watch {
+        job: JobId,
+        seen: u64,
+        answer: oneshot::Sender<Option<JobStatus>>,
+    },
     Forgotten(Vec<JobId>),
     Stop,
 }
@@ -152,6 +160,19 @@ pub(crate) struct Tools {
     pub(crate) logs: Arc<Logs>,
 }
 
+/// Who waits for a job's version to be beyond one that was seen.
+struct Watcher {
+    seen: u64,
+    answer: oneshot::Sender<Option<JobStatus>>,
+}
+
+impl Watcher {
+    /// Whether there is nothing new yet.
+    fn waits_on(&self, status: &JobStatus) -> bool {
+        status.version <= self.seen && !status.phase.is_final()
+    }
+}
+
 /// The scheduler, with what the shell knows besides.
 pub(crate) struct Driver {
     scheduler: Scheduler,
@@ -159,7 +180,7 @@ pub(crate) struct Driver {
     tools: Tools,
     began: Instant,
     waiting: BTreeMap<ReplyId, oneshot::Sender<Answer>>,
-    watching: BTreeMap<JobId, Vec<(u64, oneshot::Sender<Option<JobStatus>>)>>,
+    watching: BTreeMap<JobId, Vec<Watcher>>,
     /// When watchers are to be told what has changed.
     watch_due: Option<Instant>,
     watched: Instant,
@@ -238,12 +259,10 @@ impl Driver {
             Message::Happened(event) => self.handle(*event),
             Message::Read(look) => look(self),
             Message::Watch { job, seen, answer } => {
-                let status = self.status(job);
-                match status {
-                    Some(status) if status.version <= seen && !status.phase.is_final() => {
-                        self.watching.entry(job).or_default().push((seen, answer));
-                    }
-                    status => drop(answer.send(status)),
+                let watcher = Watcher { seen, answer };
+                match self.status(job) {
+                    Some(status) if watcher.waits_on(&status) => self.watching.entry(job).or_default().push(watcher),
+                    status => drop(watcher.answer.send(status)),
                 }
             }
             Message::Forgotten(jobs) => {
@@ -305,7 +324,7 @@ impl Driver {
 
     fn journal(&mut self, number: u64, fact: Fact) {
         let swept = if let Fact::Swept { job } = &fact { Some(*job) } else { None };
-        self.tools.journal.write(Entry::Fact(number, fact));
+        self.tools.journal.write(Entry::Fact(number, Box::new(fact)));
         if let Some(job) = swept {
             self.retire(job);
             self.keep_needed_artifacts();
@@ -402,11 +421,11 @@ impl Driver {
         for (job, watchers) in std::mem::take(&mut self.watching) {
             let status = self.status(job);
             let mut left = vec![];
-            for (seen, answer) in watchers {
+            for watcher in watchers {
                 match &status {
-                    _ if answer.is_closed() => {}
-                    Some(status) if status.version <= seen && !status.phase.is_final() => left.push((seen, answer)),
-                    status => drop(answer.send(status.clone())),
+                    _ if watcher.answer.is_closed() => {}
+                    Some(status) if watcher.waits_on(status) => left.push(watcher),
+                    status => drop(watcher.answer.send(status.clone())),
                 }
             }
             if !left.is_empty() {

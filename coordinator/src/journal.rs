@@ -107,7 +107,8 @@ impl Opened {
     }
 
     /// The number of the last fact ever written.
-    pub(crate) fn last(&self) -> u64 {
+    #[cfg(test)]
+    fn last(&self) -> u64 {
         self.store.last()
     }
 
@@ -130,7 +131,8 @@ impl Opened {
     pub(crate) fn start(self, listener: impl Listener, fault_point: FaultPoint) -> Journal {
         let (entries, handed_over) = channel();
         let work = move || self.serve(&handed_over, listener, &fault_point);
-        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(work).expect("a process can start a thread when it starts");
+        let thread =
+            std::thread::Builder::new().name("journal".to_owned()).spawn(work).expect("a process can start a thread when it starts");
         Journal { entries: Some(entries), thread: Some(thread) }
     }
 

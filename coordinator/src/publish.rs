@@ -150,6 +150,7 @@ impl Publisher {
     /// Gives a claim up.
     pub(crate) fn release(&self, job: JobId, output: &Path, keep_staging: bool) -> Result<(), AssembleError> {
         LastingClaim::taken(output, &job.to_string()).release(keep_staging)?;
+        self.fault_point.reach(Place::Swept);
         let note = self.note(job);
         match fs::remove_file(&note) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(AssembleError::io("remove", &note)(error)),
@@ -168,9 +169,7 @@ impl Publisher {
 
     /// Removes staging and claim.
     pub(crate) fn sweep(&self, target: &Target, keep_staging: bool) -> Result<(), AssembleError> {
-        self.release(target.job, &target.output, keep_staging)?;
-        self.fault_point.reach(Place::Swept);
-        Ok(())
+        self.release(target.job, &target.output, keep_staging)
     }
 
     /// Puts the output together in staging, and returns the digest of its manifest: the same, however often it is done.
@@ -282,11 +281,7 @@ impl Accepted {
 }
 
 /// Puts the records that were set aside into one file, as a local run does, and returns what the manifest says of them.
-fn gather_quarantine(
-    target: &Target,
-    accepted: &Accepted,
-    files: &mut Vec<(PathBuf, String)>,
-) -> Result<Vec<SetAside>, AssembleError> {
+fn gather_quarantine(target: &Target, accepted: &Accepted, files: &mut Vec<(PathBuf, String)>) -> Result<Vec<SetAside>, AssembleError> {
     if accepted.quarantines.is_empty() {
         return Ok(vec![]);
     }

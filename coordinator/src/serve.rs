@@ -128,8 +128,13 @@ fn run(config: Config) -> Result<(), ServeError> {
     let (handle, inbox) = channel_to_driver();
     let (history, is_full) = (opened.history(), opened.is_full());
     let journal = opened.start(ToDriver(handle.clone()), config.fault_point.clone());
-    let tools =
-        Tools { runtime: runtime.handle().clone(), journal, publisher: publisher.clone(), artifacts: artifacts.clone(), logs: logs.clone() };
+    let tools = Tools {
+        runtime: runtime.handle().clone(),
+        journal,
+        publisher: publisher.clone(),
+        artifacts: artifacts.clone(),
+        logs: logs.clone(),
+    };
     let driver = Driver::new(scheduler, swept, keys, handle.clone(), tools);
     let (ending, ended) = oneshot::channel::<()>();
     let drive = move || {
@@ -184,7 +189,7 @@ async fn serve_calls(config: &Config, service: Service, listener: TcpListener, e
     let identity = Identity::kept_in(service.state.path())?;
     let bound = listener.local_addr().map_err(system("find out the own address"))?;
     let joins = join_files(service.state.path(), &address(config, bound), &identity)?;
-    let secrets = Secrets::new(joins.iter().map(|(_, join)| (join.role, join.secret.clone())));
+    let secrets = Secrets::new(joins.iter().map(|(_, join)| (join.role, join.secret)));
     let door = Door { tls: identity.acceptor()?, secrets: Arc::new(secrets), capacity: Capacity::default() };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (terminate, interrupt) = match (&mut terminate, &mut interrupt) {

@@ -14,12 +14,15 @@
 //! all of a job that has become history.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind::{InvalidData, UnexpectedEof};
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTableMetadata, StorageError, Table, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTableMetadata, StorageError, Table, TableDefinition, TableError,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shardmill_protocol::view::JobView;
@@ -49,7 +52,7 @@ pub(crate) struct Ended {
 #[derive(Clone, Debug)]
 pub(crate) enum Entry {
     /// A fact with its number.
-    Fact(u64, Fact),
+    Fact(u64, Box<Fact>),
     /// A job has become history: its facts are of no more use.
     Retired(JobId, Box<Ended>),
 }
@@ -83,7 +86,8 @@ impl Store {
         let damaged = |cause: String| JournalError::Damaged { path: path.to_owned(), cause };
         let database = match opened {
             Ok(Ok(database)) => database,
-            Ok(Err(DatabaseError::Storage(StorageError::Io(source)))) if source.kind() != std::io::ErrorKind::InvalidData => {
+            // The file ends too early, or is none of redb's: that is damage, and not the system's refusal.
+            Ok(Err(DatabaseError::Storage(StorageError::Io(source)))) if !matches!(source.kind(), InvalidData | UnexpectedEof) => {
                 return Err(JournalError::Open { path: path.to_owned(), source });
             }
             Ok(Err(error)) => return Err(damaged(error.to_string())),
@@ -168,8 +172,8 @@ impl Store {
                     Entry::Fact(number, fact) => {
                         self.last = self.last.max(*number);
                         let undone = self.note(*number, fact);
-                        if !matches!(fact, Fact::WorkerForgotten(_)) {
-                            facts.insert(number, encode(*number, fact).as_slice())?;
+                        if !matches!(**fact, Fact::WorkerForgotten(_)) {
+                            facts.insert(number, encode(*number, &**fact).as_slice())?;
                         }
                         if let Some(undone) = undone {
                             facts.remove(undone)?;

@@ -57,10 +57,8 @@ fn world(overwrite: bool) -> World {
     let inputs = vec![ManifestInput { path: "/in".to_owned(), bytes: 3, modified_ns: 4, head: manifest::Digest([5; 32]) }];
     let plan = stage(&target, 1, "plan", &postcard::to_stdvec(&(&inputs, "the rest is the job's own")).unwrap());
     let line = |shard| format!("{{\"file\":\"/in\",\"shard\":{shard},\"record\":2,\"offset\":9,\"cause\":\"bad\",\"text\":\"x\"}}\n");
-    let quarantines = vec![
-        stage(&target, 2, "quarantine", line(0).as_bytes()),
-        stage(&target, 3, "quarantine", [line(1), line(2)].concat().as_bytes()),
-    ];
+    let quarantines =
+        vec![stage(&target, 2, "quarantine", line(0).as_bytes()), stage(&target, 3, "quarantine", [line(1), line(2)].concat().as_bytes())];
     stage(&target, 4, "part-00000.csv", b"a,1\n");
     stage(&target, 5, "part-00001.csv", b"");
     let parts = vec![(attempt(4), part("part-00000.csv", b"a,1\n")), (attempt(5), part("part-00001.csv", b""))];
