@@ -4,6 +4,7 @@ mod artifacts;
 mod client;
 mod config;
 mod driver;
+mod embed;
 mod fault_point;
 mod journal;
 mod logs;
@@ -29,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Run a coordinator: workers join it, and jobs are submitted to it.
     Serve(config::ServeArgs),
+    /// Run one job on a cluster that is started for it on this machine.
+    Run(Box<embed::Run>),
     #[command(flatten)]
     Client(client::Command),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
+        Command::Run(arguments) => embed::run(*arguments),
         Command::Client(command) => client::run(command),
     }
 }
