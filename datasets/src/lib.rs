@@ -5,6 +5,7 @@
 pub mod block;
 pub mod error;
 pub mod format;
+mod guard;
 pub mod index;
 pub mod limits;
 pub mod listing;
@@ -28,6 +29,7 @@ pub use block::{Block, BlockReader, Framing, PADDING, lines};
 pub use error::{Change, ReadError};
 pub use format::csv::{CsvOptions, CsvState, Dialect};
 pub use format::{Compression, Format, Shape, of_name};
+pub use guard::is_guarded;
 pub use limits::{Limits, Room};
 pub use listing::{Fingerprint, InputFile, ListError, list};
 pub use manifest::{Digest, Manifest};

@@ -9,6 +9,7 @@ use crate::block::{Block, BlockReader, Framing};
 use crate::error::ReadError;
 use crate::format::Format;
 use crate::format::csv::{CsvOptions, Dialect};
+use crate::guard::guarded;
 use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
@@ -169,6 +170,11 @@ impl<T: DeserializeOwned> RowReader<T> {
         Ok(Some(RowItem { record, offset, row, raw: &self.blocks.lent()[bounds] }))
     }
 
+    /// Returns how many bytes of the file, as it lies on disk, were read for the open shard, where the format tells before its end.
+    pub fn read_bytes(&self) -> u64 {
+        self.blocks.read_bytes()
+    }
+
     /// Gets the next block or batch; false at the end of the shard.
     fn refill(&mut self) -> Result<bool, ReadError> {
         if let Source::Columns(table, rows) = &mut self.source {
@@ -220,7 +226,7 @@ impl Delimited {
             let raw = &block[self.index.bounds(record.first, position)];
             self.fields.push_field(unquote(raw, self.dialect.quotes, &mut self.scratch));
         }
-        self.fields.deserialize(Some(&self.names)).map_err(|error| self.cause(&error))
+        made(|| self.fields.deserialize(Some(&self.names)).map_err(|error| self.cause(&error)))
     }
 
     /// What was wrong, with the column's name.
@@ -234,13 +240,18 @@ impl Delimited {
     }
 }
 
+/// Makes a value by the job's own `Deserialize`, which may panic.
+fn made<T>(make: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    guarded(make).unwrap_or_else(|message| Err(format!("panicked while a row was made of it: {message}")))
+}
+
 fn json_row<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(line).map_err(|error| error.to_string())
+    made(|| serde_json::from_slice(line).map_err(|error| error.to_string()))
 }
 
 fn column_rows<T: DeserializeOwned>(batch: &arrow::record_batch::RecordBatch) -> Vec<Result<T, String>> {
     match serde_arrow::Deserializer::from_record_batch(batch) {
-        Ok(rows) => rows.iter().map(|row| T::deserialize(row).map_err(|error| error.message().to_owned())).collect(),
+        Ok(rows) => rows.iter().map(|row| made(|| T::deserialize(row).map_err(|error| error.message().to_owned()))).collect(),
         // A column of a type that serde has no word for: no row of this batch can be made.
         Err(error) => (0..batch.num_rows()).map(|_| Err(error.message().to_owned())).collect(),
     }

@@ -19,15 +19,13 @@ pub(crate) struct Panic {
     pub(crate) in_combine: bool,
 }
 
-/// Runs `code`, and returns its panic if it has one.
-///
-/// Whatever `code` was in the middle of changing must not be looked at afterwards, unless that is argued for.
-pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panic> {
+/// Makes panics that will be caught be told by whoever catches them, and not on the terminal.
+pub(crate) fn be_quiet() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let otherwise = take_hook();
         set_hook(Box::new(move |info| {
-            if CATCHING.get() == 0 {
+            if CATCHING.get() == 0 && !shardmill_datasets::is_guarded() {
                 return otherwise(info);
             }
             let message = info.payload_as_str().unwrap_or("no message");
@@ -35,6 +33,13 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panic> {
             CAUGHT.replace(Some(format!("panicked{place}: {message}")));
         }));
     });
+}
+
+/// Runs `code`, and returns its panic if it has one.
+///
+/// Whatever `code` was in the middle of changing must not be looked at afterwards, unless that is argued for.
+pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panic> {
+    be_quiet();
     CATCHING.set(CATCHING.get() + 1);
     let result = catch_unwind(AssertUnwindSafe(code));
     CATCHING.set(CATCHING.get() - 1);

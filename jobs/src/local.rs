@@ -111,6 +111,7 @@ impl<J: MapReduce> Planned<J> {
     pub(crate) fn new(name: &str, mut job: J, options: Options, progress: Arc<Progress>) -> Result<Self, RunError> {
         let started = Instant::now();
         crate::heap::give_back_at_once();
+        crate::catch::be_quiet();
         let threads = options.threads;
         let pool = thread_pool(threads).map_err(|source| RunError::Threads { threads, source })?;
         let total_bytes = options.memory_bytes.unwrap_or_else(|| system_memory() / 2);

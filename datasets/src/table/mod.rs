@@ -31,6 +31,7 @@ use crate::block::{BlockReader, Framing};
 use crate::error::ReadError;
 use crate::format::Format;
 use crate::format::csv::{CsvOptions, Dialect};
+use crate::guard::reading;
 use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
@@ -124,10 +125,10 @@ pub struct Footer {
 pub fn footer(file: &InputFile) -> Result<Footer, ReadError> {
     let (stored, groups) = match file.format {
         #[cfg(feature = "parquet")]
-        Format::Parquet => parquet::footer(file)?,
+        Format::Parquet => reading(file, || parquet::footer(file))?,
         #[cfg(not(feature = "parquet"))]
         Format::Parquet => return Err(without_parquet(file)),
-        Format::Arrow => ipc::footer(file)?,
+        Format::Arrow => reading(file, || ipc::footer(file))?,
         format => panic!("{} is {format} and has no footer", file.path.display()),
     };
     Ok(Footer { schema: conform::visible_schema(&stored).into(), groups })
@@ -140,13 +141,13 @@ pub fn footer(file: &InputFile) -> Result<Footer, ReadError> {
 pub fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> Result<u64, ReadError> {
     match file.format {
         #[cfg(feature = "parquet")]
-        Format::Parquet => parquet::check_pages(file, columns, limit),
+        Format::Parquet => reading(file, || parquet::check_pages(file, columns, limit)),
         #[cfg(not(feature = "parquet"))]
         Format::Parquet => {
             let _ = (columns, limit);
             Err(without_parquet(file))
         }
-        Format::Arrow => ipc::check_batches(file, limit),
+        Format::Arrow => reading(file, || ipc::check_batches(file, limit)),
         _ => Ok(0),
     }
 }
@@ -154,7 +155,7 @@ pub fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> 
 /// Returns how many bytes a reader of a Parquet file must hold at once for its pages and a batch. Looks at each page's header.
 pub(crate) fn held_bytes(file: &InputFile, columns: Option<&[String]>) -> Result<u64, ReadError> {
     #[cfg(feature = "parquet")]
-    return parquet::held_bytes(file, columns);
+    return reading(file, || parquet::held_bytes(file, columns));
     #[cfg(not(feature = "parquet"))]
     {
         let _ = columns;
@@ -251,13 +252,13 @@ impl TableReader {
             }
             #[cfg(feature = "parquet")]
             (Format::Parquet, Piece::Groups { first, count }) => {
-                self.parquet.open(file, first..first + count)?;
+                reading(file, || self.parquet.open(file, first..first + count))?;
                 Source::Parquet
             }
             #[cfg(not(feature = "parquet"))]
             (Format::Parquet, _) => return Err(without_parquet(file)),
             (Format::Arrow, Piece::Groups { first, count }) => {
-                self.ipc.open(file, first..first + count, &self.spec)?;
+                reading(file, || self.ipc.open(file, first..first + count, &self.spec))?;
                 Source::Arrow
             }
             (format, piece) => panic!("{piece:?} of {} is no table: its format is {format}", file.path.display()),
@@ -279,21 +280,29 @@ impl TableReader {
             }
             Source::JsonLines(decoder) => {
                 let Some(block) = self.blocks.next()? else { return Ok(None) };
-                let decoded = decoder.decode(block.bytes, self.record, block.offset);
                 let file = self.file.as_ref().expect("a file is open");
-                (decoded.map_err(|detail| malformed(file, block.offset, detail))?, block.offset)
+                let decode =
+                    || decoder.decode(block.bytes, self.record, block.offset).map_err(|detail| malformed(file, block.offset, detail));
+                (reading(file, decode)?, block.offset)
             }
             #[cfg(feature = "parquet")]
             Source::Parquet => {
-                let Some(batch) = self.parquet.next(&self.spec)? else { return Ok(None) };
+                let file = self.file.as_ref().expect("a file is open");
+                let Some(batch) = reading(file, || self.parquet.next(&self.spec))? else { return Ok(None) };
                 (Decoded::good(batch), 0)
             }
             Source::Arrow => {
-                let Some(batch) = self.ipc.next(&self.spec)? else { return Ok(None) };
+                let file = self.file.as_ref().expect("a file is open");
+                let Some(batch) = reading(file, || self.ipc.next(&self.spec))? else { return Ok(None) };
                 (Decoded::good(batch), 0)
             }
         };
         Ok(Some(self.hand_out(decoded, offset)))
+    }
+
+    /// Returns how many bytes of the file, as it lies on disk, were read for the open shard, where the format tells before its end.
+    pub fn read_bytes(&self) -> u64 {
+        self.blocks.read_bytes()
     }
 
     /// Hands out as many rows as a batch may have, with the bad rows before and among them; keeps the rest.

@@ -256,6 +256,31 @@ fn a_page_of_each_column_counts_as_what_is_held_at_once() {
 }
 
 #[test]
+fn a_file_of_columns_with_any_byte_changed_gives_rows_or_an_error_and_no_panic() {
+    let files = [
+        parquet_file(&sales(12), 5, true),
+        parquet_file(&sales(7), 10, false),
+        arrow_file(&[sales(6), sales(5)], None),
+        arrow_file(&[sales(8)], Some(arrow::ipc::CompressionType::LZ4_FRAME)),
+    ];
+    for file in files {
+        let whole = std::fs::read(&file.path).unwrap();
+        for (at, flip) in (0..whole.len()).flat_map(|at| [(at, 0x01), (at, 0x80), (at, 0xff)]) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= flip;
+            std::fs::write(&file.path, damaged).unwrap();
+            let input = InputFile::at(&file.path, None).unwrap();
+            let looked = footer(&input).and_then(|footer| check_pages(&input, None, 1 << 20).map(|_| footer));
+            let Ok(Footer { schema, groups }) = looked else { continue };
+            let groups = Piece::Groups { first: 0, count: groups.len() as u32 };
+            if let Err(error) = read(TableSpec::new(schema), &file.path, None, &[groups]) {
+                assert_eq!(error.path(), file.path, "{error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_no_file_of_its_format_is_refused() {
     for name in ["x.parquet", "x.arrow"] {
         let file = written(name, "this is text, whatever its name says\n");
