@@ -135,11 +135,11 @@ pub enum ReadError {
         detail: String,
     },
     /// The file's format was left out of this build.
-    #[error("{} cannot be read: this program was built without {feature}", path.display())]
+    #[error("{} cannot be read: this program was built without the feature '{feature}' of shardmill", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
-        /// The feature of `shardmill-datasets` that would do.
+        /// The feature that would do.
         feature: &'static str,
     },
 }

@@ -147,6 +147,14 @@ pub enum PlanError {
         /// What the job wants.
         shape: Shape,
     },
+    /// The file's format or compression was left out of this build.
+    #[error("{} cannot be read: this program was built without the feature '{feature}' of shardmill", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The feature that would do.
+        feature: &'static str,
+    },
     /// A Parquet or Arrow file is compressed as a whole.
     #[error("{} is compressed as a whole ({compression}), and {format} cannot be read from its beginning alone; decompress it first", path.display())]
     Compressed {
@@ -380,6 +388,9 @@ fn check_file(file: &InputFile, shape: Shape) -> Result<(), PlanError> {
     let InputFile { path, format, compression, bytes, .. } = file;
     if !shape.reads(*format) {
         return Err(PlanError::Shape { path: path.clone(), format: *format, shape });
+    }
+    if let Some(feature) = format.missing_feature().or(compression.missing_feature()) {
+        return Err(PlanError::Unsupported { path: path.clone(), feature });
     }
     match (format, compression) {
         (Format::Parquet | Format::Arrow, Compression::Gzip | Compression::Zstd | Compression::Bzip2) => {

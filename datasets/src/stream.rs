@@ -26,6 +26,7 @@ pub(crate) struct Stream {
 #[allow(clippy::large_enum_variant, reason = "a stream is boxed, and there is one per reader")]
 enum Codec {
     Gzip(flate2::bufread::MultiGzDecoder<BufReader<Counted>>),
+    #[cfg(feature = "zstd")]
     Zstd(zstd::Decoder<'static, BufReader<Counted>>),
     #[cfg(feature = "bzip2")]
     Bzip2(bzip2::bufread::MultiBzDecoder<BufReader<Counted>>),
@@ -57,6 +58,7 @@ impl Stream {
         let source = BufReader::with_capacity(128 << 10, Counted { file, consumed: 0, failed: false });
         let codec = match input.compression {
             Compression::Gzip => Codec::Gzip(flate2::bufread::MultiGzDecoder::new(source)),
+            #[cfg(feature = "zstd")]
             Compression::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(source).map_err(fail)?;
                 // The first frame was looked at before; those behind it are bound by this.
@@ -68,6 +70,11 @@ impl Stream {
             Compression::Bzip2 => Codec::Bzip2(bzip2::bufread::MultiBzDecoder::new(source)),
             #[cfg(not(feature = "bzip2"))]
             Compression::Bzip2 => return Err(ReadError::Unsupported { path: input.path.clone(), feature: "bzip2" }),
+            #[cfg(not(feature = "zstd"))]
+            Compression::Zstd => {
+                let _ = window;
+                return Err(ReadError::Unsupported { path: input.path.clone(), feature: "zstd" });
+            }
             Compression::None => unreachable!("plain files are read in place"),
         };
         Ok(Self { codec, produced: 0, limits, room })
@@ -78,6 +85,7 @@ impl Stream {
         let read = loop {
             let read = match &mut self.codec {
                 Codec::Gzip(decoder) => decoder.read(buffer),
+                #[cfg(feature = "zstd")]
                 Codec::Zstd(decoder) => decoder.read(buffer),
                 #[cfg(feature = "bzip2")]
                 Codec::Bzip2(decoder) => decoder.read(buffer),
@@ -100,9 +108,15 @@ impl Stream {
         &self.source().file
     }
 
+    /// How much of the compressed file was read.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.source().consumed
+    }
+
     fn source(&self) -> &Counted {
         match &self.codec {
             Codec::Gzip(decoder) => decoder.get_ref().get_ref(),
+            #[cfg(feature = "zstd")]
             Codec::Zstd(decoder) => decoder.get_ref().get_ref(),
             #[cfg(feature = "bzip2")]
             Codec::Bzip2(decoder) => decoder.get_ref().get_ref(),

@@ -40,6 +40,11 @@ impl Format {
         }
     }
 
+    /// Returns the feature of the crate that reads this format, where it was left out of this build.
+    pub fn missing_feature(self) -> Option<&'static str> {
+        (self == Self::Parquet && cfg!(not(feature = "parquet"))).then_some("parquet")
+    }
+
     /// Says whether the format keeps a table by columns, with a footer that says where what lies.
     pub fn is_columnar(self) -> bool {
         matches!(self, Self::Parquet | Self::Arrow)
@@ -102,6 +107,15 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// Returns the feature of the crate that reads and writes this, where it was left out of this build.
+    pub fn missing_feature(self) -> Option<&'static str> {
+        match self {
+            Self::Zstd if cfg!(not(feature = "zstd")) => Some("zstd"),
+            Self::Bzip2 if cfg!(not(feature = "bzip2")) => Some("bzip2"),
+            _ => None,
+        }
+    }
+
     /// Returns what a compressed file's name ends with, the dot included.
     pub fn suffix(self) -> &'static str {
         match self {

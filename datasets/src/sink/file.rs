@@ -90,6 +90,7 @@ impl Write for PartFile {
 pub(super) enum Stream {
     Plain(PartFile),
     Gzip(Vec<u8>, GzEncoder<PartFile>),
+    #[cfg(feature = "zstd")]
     Zstd(Vec<u8>, zstd::Encoder<'static, PartFile>),
 }
 
@@ -100,7 +101,10 @@ impl Stream {
             Compression::None => Self::Plain(file),
             // The header that this writes holds neither a time nor a name.
             Compression::Gzip => Self::Gzip(buffer(), GzEncoder::new(file, flate2::Compression::new(GZIP_LEVEL))),
+            #[cfg(feature = "zstd")]
             Compression::Zstd => Self::Zstd(buffer(), zstd::Encoder::new(file, ZSTD_LEVEL)?),
+            #[cfg(not(feature = "zstd"))]
+            Compression::Zstd => return Err(io::ErrorKind::Unsupported.into()),
             Compression::Bzip2 => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
@@ -110,7 +114,9 @@ impl Stream {
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         match self {
             Self::Plain(file) => &mut file.buffer,
-            Self::Gzip(buffer, _) | Self::Zstd(buffer, _) => buffer,
+            Self::Gzip(buffer, _) => buffer,
+            #[cfg(feature = "zstd")]
+            Self::Zstd(buffer, _) => buffer,
         }
     }
 
@@ -131,6 +137,7 @@ impl Stream {
         match self {
             Self::Plain(file) => file.drain(),
             Self::Gzip(buffer, encoder) => pass_on(buffer, encoder),
+            #[cfg(feature = "zstd")]
             Self::Zstd(buffer, encoder) => pass_on(buffer, encoder),
         }
     }
@@ -140,6 +147,7 @@ impl Stream {
         match self {
             Self::Plain(file) => Ok(file),
             Self::Gzip(_, encoder) => encoder.finish(),
+            #[cfg(feature = "zstd")]
             Self::Zstd(_, encoder) => encoder.finish(),
         }
     }

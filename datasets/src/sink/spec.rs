@@ -12,7 +12,7 @@ use super::file::Stream;
 #[cfg(feature = "parquet")]
 use super::parquet::ParquetFile;
 use super::table::{self, Kind};
-use crate::format::Compression;
+use crate::format::{Compression, Format};
 use crate::survey::schema_bytes;
 
 /// The format of a part.
@@ -116,8 +116,9 @@ impl SinkSpec {
         if !possible.contains(&self.compression) {
             return unsupported(format!("it is not compressed with {:?}; choose from {possible:?}", self.compression).to_lowercase());
         }
-        if cfg!(not(feature = "parquet")) && self.format == OutputFormat::Parquet {
-            return unsupported("this program was built without the feature `parquet`".to_owned());
+        let format_feature = (self.format == OutputFormat::Parquet).then_some(Format::Parquet).and_then(Format::missing_feature);
+        if let Some(feature) = format_feature.or(self.compression.missing_feature()) {
+            return unsupported(format!("this program was built without the feature '{feature}' of shardmill"));
         }
         match &self.schema {
             None if self.format.is_columnar() => unsupported("it needs a schema".to_owned()),
