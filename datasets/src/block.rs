@@ -100,6 +100,8 @@ struct Reading {
     input: InputFile,
     source: Source,
     framing: Framing,
+    /// Where the piece begins.
+    start: u64,
     /// Where `buffer[0]` lies in the (decompressed) file.
     offset: u64,
     /// Where the shard ends: the first record that begins there is the next shard's.
@@ -154,7 +156,7 @@ impl BlockReader {
                 (Source::Stream(Box::new(stream)), start, u64::MAX, CsvState::Record)
             }
         };
-        self.shard = Some(Reading { input: file.clone(), source, framing, offset: 0, end, at_eof: false });
+        self.shard = Some(Reading { input: file.clone(), source, framing, start, offset: 0, end, at_eof: false });
         self.seek(start, csv)
     }
 
@@ -190,6 +192,16 @@ impl BlockReader {
         self.taken = cut;
         let offset = self.shard().offset;
         Ok(Some(Block { bytes: &self.buffer[..cut], offset, padded: &self.buffer[..cut + PADDING] }))
+    }
+
+    /// Returns how many bytes of the file, as it lies on disk, were read for the open shard; none if no shard is open.
+    ///
+    /// For showing progress: a decompressor reads ahead.
+    pub fn read_bytes(&self) -> u64 {
+        self.shard.as_ref().map_or(0, |shard| match &shard.source {
+            Source::Plain(_) => (shard.offset + self.taken as u64).saturating_sub(shard.start),
+            Source::Stream(stream) => stream.consumed(),
+        })
     }
 
     /// Returns the bytes of the block that was handed out last; none at the end of the shard.

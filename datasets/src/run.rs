@@ -147,6 +147,11 @@ impl Run {
         Self { file, path, layout, largest_block, largest_record: 0, segments: segments.into(), meter: Some(meter) }
     }
 
+    /// The same run; content bytes are added to `meter` as they are read.
+    pub fn metered(self, meter: Arc<AtomicU64>) -> Self {
+        Self { meter: Some(meter), ..self }
+    }
+
     /// Reads the records of `partition`, in order, in `bytes` of memory or what [`reader_bytes`](Self::reader_bytes) says if that is more.
     pub fn read(&self, partition: usize, bytes: usize) -> SegmentReader {
         let segment = &self.segments[partition];

@@ -121,7 +121,7 @@ impl Driver for Lines {
                 mapper.map_block(file, &block, record, each, raw)?
             };
             record += records;
-            if !mapper.has_read(bytes.len() as u64, records, record)? {
+            if !mapper.has_read(shard, reader.read_bytes(), records, record)? {
                 break;
             }
         }
@@ -211,7 +211,7 @@ fn map_bytes<J: MapReduce>(
             }
         };
         record += records;
-        if !mapper.has_read(bytes.len() as u64, records, record)? {
+        if !mapper.has_read(shard, reader.read_bytes(), records, record)? {
             break;
         }
     }
@@ -291,20 +291,18 @@ impl<T: DeserializeOwned + 'static> Driver for Rows<T> {
     fn map_shard<J: MapReduce<Input = Self>>(reader: &mut Self::Reader, mapper: &mut Mapper<'_, J>, shard: &Shard) -> Result<(), Fault> {
         let file = mapper.file(shard);
         reader.open(&file.file, file.header.as_deref(), &shard.piece)?;
-        let (mut records, mut told) = (0, 0);
+        let mut records = 0;
         while let Some(item) = reader.next()? {
-            let read = item.offset.saturating_sub(shard.start()).min(shard.bytes);
             mapper.map_record(file, (item.record, item.offset), item.row, item.raw)?;
             records += 1;
             if mapper.left_of(records) == 0 {
                 break;
             }
             if records % 1024 == 0 {
-                mapper.has_read(read - told, 1024, records)?;
-                told = read;
+                mapper.has_read(shard, reader.read_bytes(), 1024, records)?;
             }
         }
-        mapper.has_read(shard.bytes - told, records % 1024, records).map(|_| ())
+        mapper.has_read(shard, reader.read_bytes(), records % 1024, records).map(|_| ())
     }
 }
 
@@ -385,7 +383,7 @@ fn map_batches<J: MapReduce>(
 ) -> Result<(), Fault> {
     let file = mapper.file(shard);
     reader.open(&file.file, file.header.as_deref(), &shard.piece)?;
-    let (mut records, mut told) = (0, 0);
+    let mut records = 0;
     while let Some(table) = reader.next()? {
         for bad in &table.bad {
             mapper.set_aside(file, bad.record, bad.offset, &bad.bytes, bad.cause.clone())?;
@@ -396,14 +394,11 @@ fn map_batches<J: MapReduce>(
             mapper.map_record(file, (table.first_record, table.offset), Ok(wrap(&batch)), &[])?;
         }
         records += (rows + table.bad.len()) as u64;
-        // What was read of a text format is known by offset; row groups are told at the end.
-        let read = table.offset.saturating_sub(shard.start()).min(shard.bytes);
-        if !mapper.has_read(read - told, (rows + table.bad.len()) as u64, records)? {
+        if !mapper.has_read(shard, reader.read_bytes(), (rows + table.bad.len()) as u64, records)? {
             break;
         }
-        told = read;
     }
-    mapper.has_read(shard.bytes - told, 0, records).map(|_| ())
+    Ok(())
 }
 
 /// Records are what the format offers: batches where it has columns, bytes where it has not.

@@ -71,7 +71,11 @@ impl Show {
         }
         let (name, length, template) = match phase {
             Phase::Map => ("map", plan.input_bytes, "map     {bar:30} {bytes:>10} of {total_bytes}, {bytes_per_sec}, {eta} left{msg}"),
-            Phase::Reduce => ("reduce", plan.partitions.into(), "reduce  {bar:30} {pos:>10} of {len} partitions, {eta} left{msg}"),
+            Phase::Reduce => (
+                "reduce",
+                self.progress.collected_bytes.load(Relaxed),
+                "reduce  {bar:30} {bytes:>10} of {total_bytes}, {bytes_per_sec}, {eta} left{msg}",
+            ),
             Phase::Publish => return,
         };
         if !self.is_terminal {
@@ -81,19 +85,25 @@ impl Show {
         let style = ProgressStyle::with_template(template).expect("the templates above are valid");
         let bar = ProgressBar::new(length).with_style(style);
         let progress = Arc::clone(&self.progress);
+        let update = move |bar: &ProgressBar| {
+            let done = match phase {
+                Phase::Map => progress.input_bytes.load(Relaxed),
+                _ => progress.reduced_bytes.load(Relaxed),
+            };
+            bar.set_position(done.min(length));
+            let spilled = progress.spilled_bytes.load(Relaxed);
+            if spilled > 0 {
+                bar.set_message(format!(", {} spilled", HumanBytes(spilled)));
+            }
+        };
+        // A short phase is seen, too.
+        update(&bar);
+        bar.tick();
         let (stop, stopped) = channel();
         let thread = std::thread::spawn(move || {
             // Woken by the end of the phase; until then it looks ten times a second.
             while stopped.recv_timeout(Duration::from_millis(100)).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout) {
-                let done = match phase {
-                    Phase::Map => progress.input_bytes.load(Relaxed),
-                    _ => progress.reduced_partitions.load(Relaxed),
-                };
-                bar.set_position(done.min(length));
-                let spilled = progress.spilled_bytes.load(Relaxed);
-                if spilled > 0 {
-                    bar.set_message(format!(", {} spilled", HumanBytes(spilled)));
-                }
+                update(&bar);
             }
             bar.finish_and_clear();
         });

@@ -4,3 +4,4 @@
 mod same_bytes;
 mod samples;
 mod shards;
+mod terminal;

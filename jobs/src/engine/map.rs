@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use rayon::ThreadPool;
 use shardmill_datasets::{Block, Plan, PlannedFile, Shard};
@@ -15,6 +15,7 @@ use shardmill_protocol::Suspect;
 use shardmill_protocol::slots::Slot;
 
 use super::collect::{Collector, Failure, Pair, Store, out_of_memory};
+use super::queue::{Queue, all_or_first};
 use super::{Emitter, Partitioner, Settings};
 use crate::catch::{Panic, catch};
 use crate::fault::{BadRecord, Fault, Phase};
@@ -45,18 +46,19 @@ struct Attempt<'a, J: MapReduce> {
     /// Only so many records of each shard are mapped: a sample.
     record_limit: u64,
     left_out: &'a LeftOut,
+    queue: Queue,
     /// Bad records of all threads, up to the limit.
     set_aside: Mutex<Vec<BadRecord>>,
 }
 
 impl<'a, J: MapReduce> Attempt<'a, J> {
-    fn new(job: &'a J, plan: &'a Plan, settings: &'a Settings, record_limit: u64, left_out: &'a LeftOut) -> Self {
-        Self { job, plan, settings, record_limit, left_out, set_aside: Mutex::new(Vec::new()) }
+    fn new(job: &'a J, plan: &'a Plan, settings: &'a Settings, record_limit: u64, left_out: &'a LeftOut, queue: Queue) -> Self {
+        Self { job, plan, settings, record_limit, left_out, queue, set_aside: Mutex::new(Vec::new()) }
     }
 
     /// A mapper for the thread with this number.
     fn mapper(&self, collector: Collector<J>, thread: usize) -> Mapper<'_, J> {
-        Mapper { attempt: self, slot: self.settings.slots.of(thread), collector, shard: 0 }
+        Mapper { attempt: self, slot: self.settings.slots.of(thread), collector, shard: 0, told_bytes: 0 }
     }
 
     /// The first record from `next` on that is not to be mapped.
@@ -88,6 +90,8 @@ pub(crate) struct Mapper<'a, J: MapReduce> {
     slot: Slot<'a>,
     pub(crate) collector: Collector<J>,
     shard: u32,
+    /// How much of the shard's bytes was added to the progress.
+    told_bytes: u64,
 }
 
 /// Why the loop over a block's records was left.
@@ -101,11 +105,13 @@ enum Stop {
 impl<'a, J: MapReduce> Mapper<'a, J> {
     /// Maps one shard.
     fn map_shard(&mut self, reader: &mut <J::Input as Driver>::Reader, number: u32, shard: &Shard) -> Result<(), Fault> {
-        self.shard = number;
+        (self.shard, self.told_bytes) = (number, 0);
         self.collector.begin_shard(number);
         J::Input::map_shard(reader, self, shard)?;
         let job = self.attempt.job;
-        emit_without_record(Phase::EndShard, &mut self.collector, |emitter| job.end_shard(emitter))
+        emit_without_record(Phase::EndShard, &mut self.collector, |emitter| job.end_shard(emitter))?;
+        // What a reader has passed over, or cannot tell before the end.
+        self.has_read(shard, shard.bytes, 0, 0).map(|_| ())
     }
 
     /// The file of a shard.
@@ -113,14 +119,22 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
         &self.attempt.plan.files[shard.file as usize]
     }
 
-    /// Notes that input was consumed. False once the records of the shard are enough, an error if the run was interrupted.
-    pub(crate) fn has_read(&self, bytes: u64, records: u64, records_of_shard: u64) -> Result<bool, Fault> {
+    /// Notes that input was consumed: of the shard's bytes, as they lie in the file, so many in all, and so many more records.
+    ///
+    /// False once the records of the shard are enough, an error if the run was interrupted or nobody needs the shard any more.
+    pub(crate) fn has_read(&mut self, shard: &Shard, shard_bytes: u64, records: u64, records_of_shard: u64) -> Result<bool, Fault> {
         let progress = &self.attempt.settings.progress;
         if self.attempt.record_limit == u64::MAX {
-            progress.input_bytes.fetch_add(bytes, Relaxed);
+            // Readers read ahead, and a record may end behind its shard.
+            let read = shard_bytes.min(shard.bytes).max(self.told_bytes);
+            progress.input_bytes.fetch_add(read - self.told_bytes, Relaxed);
             progress.input_records.fetch_add(records, Relaxed);
+            self.told_bytes = read;
         }
-        if progress.is_interrupted() { Err(Fault::Interrupted) } else { Ok(records_of_shard < self.attempt.record_limit) }
+        if progress.is_interrupted() || self.attempt.queue.is_void(self.shard) {
+            return Err(Fault::Interrupted);
+        }
+        Ok(records_of_shard < self.attempt.record_limit)
     }
 
     /// How many more records are wanted behind the first `records` ones.
@@ -283,43 +297,29 @@ pub(crate) fn map_shards<J: MapReduce>(
     pool: &ThreadPool,
 ) -> Result<Mapped<J>, Fault> {
     call_hook(Phase::Start, || job.start())?;
-    let next = AtomicU32::new(shards.start);
-    let attempt = Attempt::new(job, plan, settings, u64::MAX, left_out);
+    let attempt = Attempt::new(job, plan, settings, u64::MAX, left_out, Queue::new(shards.clone()));
     let results = pool.broadcast(|thread| {
-        let collector = Collector::new(job, partitioner.clone(), settings, thread.index()).map_err(|error| out_of_memory(&error))?;
-        let mut mapper = attempt.mapper(collector, thread.index());
-        let mut reader = J::Input::reader(job, plan, settings);
+        let mut shard = shards.start;
         let mut map_all = || {
+            let collector = Collector::new(job, partitioner.clone(), settings, thread.index()).map_err(|error| out_of_memory(&error))?;
+            let mut mapper = attempt.mapper(collector, thread.index());
+            let mut reader = J::Input::reader(job, plan, settings);
             if thread.index() == 0 && shards.start == 0 {
                 emit_without_record(Phase::Seed, &mut mapper.collector, |emitter| job.seed(emitter))?;
             }
-            loop {
-                let number = next.fetch_add(1, Relaxed);
-                if number >= shards.end {
-                    break;
-                }
+            while let Some(number) = attempt.queue.take() {
+                shard = number;
                 mapper.map_shard(&mut reader, number, &plan.shards[number as usize])?;
             }
-            settle(&mut mapper.collector)
+            settle(&mut mapper.collector)?;
+            Ok(mapper.collector)
         };
-        let result = map_all();
-        if result.is_err() {
-            // The others need not go on.
-            next.store(shards.end, Relaxed);
-        }
-        result.map(|()| mapper.collector)
+        map_all().map_err(|fault| {
+            attempt.queue.fail(shard, &fault);
+            (shard, fault)
+        })
     });
-    let mut collectors = Vec::with_capacity(results.len());
-    let mut fault: Option<Fault> = None;
-    for result in results {
-        match result {
-            Ok(collector) => collectors.push(collector),
-            Err(found) => fault = Some(Fault::worse(fault, found)),
-        }
-    }
-    if let Some(fault) = fault {
-        return Err(fault);
-    }
+    let collectors = all_or_first(results)?;
     call_hook(Phase::Finish, || job.finish())?;
     let mut counters = BTreeMap::new();
     for (name, by) in collectors.iter().flat_map(Collector::counters) {
@@ -371,27 +371,97 @@ pub(crate) fn list_pairs<J: MapReduce>(
     pool: &ThreadPool,
 ) -> Result<Vec<Pair>, Fault> {
     call_hook(Phase::Start, || job.start())?;
-    let next = AtomicU32::new(0);
     let left_out = LeftOut::new();
-    let attempt = Attempt::new(job, plan, settings, records_each, &left_out);
-    let results: Vec<Result<Vec<Pair>, Fault>> = pool.broadcast(|thread| {
-        let mut mapper = attempt.mapper(Collector::of_pairs(settings, records_each != u64::MAX), thread.index());
-        let mut reader = J::Input::reader(job, plan, settings);
-        if thread.index() == 0 && records_each == u64::MAX {
-            emit_without_record(Phase::Seed, &mut mapper.collector, |emitter| job.seed(emitter))?;
-        }
-        while let Some(piece) = pieces.get(next.fetch_add(1, Relaxed) as usize) {
-            mapper.map_shard(&mut reader, 0, piece)?;
-        }
-        match mapper.collector.into_parts().0 {
-            Store::Pairs(pairs) => Ok(pairs),
-            _ => unreachable!("this collector lists pairs"),
-        }
+    let attempt = Attempt::new(job, plan, settings, records_each, &left_out, Queue::new(0..pieces.len() as u32));
+    let results = pool.broadcast(|thread| {
+        let mut piece = 0;
+        let mut list_all = || {
+            let mut mapper = attempt.mapper(Collector::of_pairs(settings, records_each != u64::MAX), thread.index());
+            let mut reader = J::Input::reader(job, plan, settings);
+            if thread.index() == 0 && records_each == u64::MAX {
+                emit_without_record(Phase::Seed, &mut mapper.collector, |emitter| job.seed(emitter))?;
+            }
+            while let Some(number) = attempt.queue.take() {
+                piece = number;
+                mapper.map_shard(&mut reader, 0, &pieces[number as usize])?;
+            }
+            match mapper.collector.into_parts().0 {
+                Store::Pairs(pairs) => Ok(pairs),
+                _ => unreachable!("this collector lists pairs"),
+            }
+        };
+        list_all().map_err(|fault| {
+            attempt.queue.fail(piece, &fault);
+            (piece, fault)
+        })
     });
-    let mut pairs = Vec::new();
-    for result in results {
-        pairs.append(&mut result?);
-    }
+    let pairs = all_or_first(results)?.into_iter().flatten().collect();
     call_hook(Phase::Finish, || job.finish())?;
     Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Serialize};
+    use shardmill_datasets::{Draft, PlanOptions, Room, list};
+    use shardmill_protocol::slots::Slots;
+
+    use super::*;
+    use crate::engine::{Budget, Output, Reading, Values};
+    use crate::shape::Shape;
+    use crate::{Lines, Sum};
+
+    struct Count;
+
+    #[derive(Serialize, Deserialize)]
+    struct Counted {
+        lines: u64,
+    }
+
+    impl MapReduce for Count {
+        type Input = Lines;
+        type Key = ();
+        type Value = u64;
+        type Combine = Sum;
+        type Output = Counted;
+
+        fn map(&self, _: &str, out: &mut Emitter<'_, Self>) -> JobResult {
+            out.emit((), 1);
+            Ok(())
+        }
+
+        fn reduce(&self, _: (), lines: Values<'_, Self>, out: &mut Output<'_, Self>) -> JobResult {
+            out.write(Counted { lines: lines.sum() })
+        }
+    }
+
+    #[test]
+    fn a_shard_behind_a_fault_is_left_at_the_next_block_and_one_before_is_mapped_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let input = directory.path().join("input.txt");
+        std::fs::write(&input, "some line\n".repeat(300_000)).unwrap();
+        let files = list(&[input.display().to_string()], None).unwrap();
+        let options = PlanOptions { shard_bytes: Some(1_000_000), ..PlanOptions::new(Lines::KIND) };
+        let draft = Draft::new(files, options).unwrap();
+        let surveys = draft.surveys().iter().map(|survey| survey.run(Room::ENDLESS).unwrap()).collect();
+        let plan = draft.finish(surveys).unwrap();
+        let budget = Budget::new(64 << 20, 1, &Reading::default(), 0).unwrap();
+        let settings = Settings::new(&budget, None, 1, directory.path().into(), Arc::new(Slots::unwatched(1).unwrap()));
+        let left_out = LeftOut::new();
+        let attempt = Attempt::new(&Count, &plan, &settings, u64::MAX, &left_out, Queue::new(0..3));
+        let collector = Collector::new(&Count, Partitioner::Hash { partitions: 1 }, &settings, 0).unwrap();
+        let mut mapper = attempt.mapper(collector, 0);
+        let mut reader = <Lines as Driver>::reader(&Count, &plan, &settings);
+        let bad = BadRecord { shard: 1, record: 7, offset: 0, file: input, cause: String::new(), bytes: Vec::new() };
+        attempt.queue.fail(1, &Fault::BadRecord(Box::new(bad)));
+        let records = || settings.progress.input_records.load(Relaxed);
+
+        assert!(matches!(mapper.map_shard(&mut reader, 2, &plan.shards[2]), Err(Fault::Interrupted)));
+        assert!((1..50_000).contains(&records()), "more than a block: {}", records());
+        let before = records();
+        mapper.map_shard(&mut reader, 0, &plan.shards[0]).unwrap();
+        assert_eq!(records() - before, 100_000);
+    }
 }

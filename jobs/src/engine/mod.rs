@@ -23,6 +23,7 @@ mod memory;
 mod order;
 mod pages;
 mod partition;
+mod queue;
 mod reduce;
 mod sample;
 mod seal;
@@ -115,13 +116,15 @@ pub(crate) struct Progress {
     pub(crate) input_bytes: AtomicU64,
     pub(crate) input_records: AtomicU64,
     pub(crate) reduced_partitions: AtomicU64,
+    /// Bytes of pairs that were collected, of which `reduced_bytes` have been read again.
+    pub(crate) collected_bytes: AtomicU64,
     pub(crate) output_bytes: AtomicU64,
     pub(crate) spilled_bytes: AtomicU64,
     pub(crate) spilled_runs: AtomicU64,
     pub(crate) merge_passes: AtomicU64,
     pub(crate) groups: AtomicU64,
     pub(crate) bad_records: AtomicU64,
-    /// Content bytes of sealed outputs read.
+    /// Content bytes of runs and sealed outputs read.
     pub(crate) reduced_bytes: Arc<AtomicU64>,
     /// Files surveyed, groups sealed, records merged in passes before the last: shown to nobody, but a sign of life.
     pub(crate) steps: AtomicU64,

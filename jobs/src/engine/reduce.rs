@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use bumpalo::Bump;
 use rayon::ThreadPool;
@@ -12,10 +12,11 @@ use shardmill_datasets::sink::{PartSummary, PartWriter, SinkSpec};
 use shardmill_protocol::Suspect;
 use shardmill_protocol::slots::Slot;
 
-use super::Settings;
 use super::buffer::SortedLane;
 use super::map::call_hook;
+use super::queue::{Queue, all_or_first};
 use super::sources::{Groups, Reader, Sources, undecodable};
+use super::{Progress, Settings};
 use crate::catch::catch;
 use crate::fault::{Fault, Phase};
 use crate::job::{MapReduce, Result as JobResult, ValueRef};
@@ -72,7 +73,7 @@ pub struct Values<'a, J: MapReduce> {
 enum From<'a, J: MapReduce> {
     One(Option<J::Value>),
     Sorted { lane: &'a SortedLane<'a>, left: Range<usize> },
-    Merging { groups: &'a mut Groups, key: &'a [u8] },
+    Merging { groups: &'a mut Groups, key: &'a [u8], progress: &'a Progress, read: u64 },
     Listed(std::slice::Iter<'a, &'a [u8]>),
 }
 
@@ -90,8 +91,8 @@ impl<'a, J: MapReduce> Values<'a, J> {
         Self { from: From::Sorted { lane, left }, lent: None, _here: PhantomData }
     }
 
-    pub(crate) fn merging(groups: &'a mut Groups, key: &'a [u8]) -> Self {
-        Self { from: From::Merging { groups, key }, lent: None, _here: PhantomData }
+    pub(crate) fn merging(groups: &'a mut Groups, key: &'a [u8], progress: &'a Progress) -> Self {
+        Self { from: From::Merging { groups, key, progress, read: 0 }, lent: None, _here: PhantomData }
     }
 
     pub(crate) fn listed(values: &'a [&'a [u8]]) -> Self {
@@ -127,13 +128,19 @@ impl<'a, J: MapReduce> Values<'a, J> {
             From::One(_) => None,
             From::Listed(values) => values.next().copied(),
             From::Sorted { lane, left } => left.next().map(|at| lane.pair(at).1),
-            From::Merging { groups, key } => match groups.next_value(key) {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    READ_FAULT.replace(Some(error));
+            From::Merging { groups, key, progress, read } => {
+                // A single group may be as large as the input.
+                *read += 1;
+                let interrupted = || progress.is_interrupted().then_some(Fault::Interrupted);
+                let next = match read.is_multiple_of(GROUPS_TOLD).then(interrupted).flatten() {
+                    Some(fault) => Err(fault),
+                    None => groups.next_value(key),
+                };
+                next.unwrap_or_else(|fault| {
+                    READ_FAULT.replace(Some(fault));
                     None
-                }
-            },
+                })
+            }
         }
     }
 }
@@ -198,19 +205,15 @@ pub(crate) fn reduce_partitions<J: MapReduce>(
     pool: &ThreadPool,
 ) -> Result<Vec<PartSummary>, Fault> {
     call_hook(Phase::Start, || job.start())?;
-    let next = AtomicU32::new(range.start);
+    let queue = Queue::new(range.clone());
     let parts: Mutex<Vec<Option<PartSummary>>> = Mutex::new(range.clone().map(|_| None).collect());
     let results = pool.broadcast(|thread| {
         let slot = settings.slots.of(thread.index());
         let mut reader = Reader::new(sources, partitions, job, settings);
-        loop {
-            let partition = next.fetch_add(1, Relaxed);
-            if partition >= range.end {
-                return Ok(());
-            }
+        while let Some(partition) = queue.take() {
             slot.enter(Suspect { unit: partition, record: 0, offset: 0 });
             // Combiners run while tables are merged; panics in `reduce` are caught closer by.
-            let reduced = catch(|| reduce_partition(job, &mut reader, partition, sink, &path_of(partition), settings, slot))
+            let reduced = catch(|| reduce_partition(job, &mut reader, partition, sink, &path_of(partition), settings, (slot, &queue)))
                 .unwrap_or_else(|panic| Err(Fault::Panicked { phase: Phase::Combine, cause: panic.message }));
             slot.leave();
             match reduced {
@@ -219,15 +222,19 @@ pub(crate) fn reduce_partitions<J: MapReduce>(
                     parts.lock().expect("no thread panics while it holds the list")[place] = Some(summary);
                 }
                 Err(fault) => {
-                    next.store(range.end, Relaxed);
-                    return Err(fault);
+                    queue.fail(partition, &fault);
+                    return Err((partition, fault));
                 }
             }
             settings.progress.reduced_partitions.fetch_add(1, Relaxed);
+            if matches!(sources, Sources::Tables(_) | Sources::Buffers(_)) {
+                let all = settings.progress.collected_bytes.load(Relaxed);
+                settings.progress.reduced_bytes.fetch_add(all / u64::from(partitions), Relaxed);
+            }
         }
+        Ok(())
     });
-    let fault = results.into_iter().filter_map(Result::err).fold(None, |known, found| Some(Fault::worse(known, found)));
-    fault.map_or(Ok(()), Err)?;
+    all_or_first(results)?;
     call_hook(Phase::Finish, || job.finish())?;
     let parts = parts.into_inner().expect("no thread panics while it holds the list");
     Ok(parts.into_iter().map(|part| part.expect("every partition was reduced")).collect())
@@ -243,7 +250,7 @@ fn reduce_partition<J: MapReduce>(
     sink: &SinkSpec,
     path: &Path,
     settings: &Settings,
-    slot: Slot<'_>,
+    (slot, queue): (Slot<'_>, &Queue),
 ) -> Result<PartSummary, Fault> {
     let mut part = PartWriter::create(path, sink)?;
     let mut state = <J::Output as OutputType<J>>::begin(job);
@@ -254,7 +261,7 @@ fn reduce_partition<J: MapReduce>(
         groups += 1;
         if groups.is_multiple_of(GROUPS_TOLD) {
             settings.progress.groups.fetch_add(GROUPS_TOLD, Relaxed);
-            if settings.progress.is_interrupted() {
+            if settings.progress.is_interrupted() || queue.is_void(partition) {
                 return Err(Fault::Interrupted);
             }
         }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rayon::ThreadPool;
@@ -73,9 +74,14 @@ impl<J: MapReduce> Sources<J> {
                 spilled.unwrap_or_else(|panic| Err(Fault::Panicked { phase: Phase::Encode, cause: panic.message }))
             };
             pool.install(|| collectors.par_iter_mut().try_for_each(spill))?;
-            let runs = collectors.into_iter().flat_map(|collector| collector.into_parts().1).collect();
+            let runs = collectors.into_iter().flat_map(|collector| collector.into_parts().1);
+            let runs: Vec<Run> = runs.map(|run| run.metered(Arc::clone(&settings.progress.reduced_bytes))).collect();
+            let bytes = runs.iter().flat_map(Run::segments).map(|segment| segment.content_bytes).sum();
+            settings.progress.collected_bytes.store(bytes, Relaxed);
             return Ok((Self::Runs(runs), settings.total_bytes.saturating_sub(settings.threads * settings.merge_bytes)));
         }
+        let held: usize = collectors.iter().map(|collector| collector.collected_bytes).sum();
+        settings.progress.collected_bytes.store(held as u64, Relaxed);
         let (mut tables, mut buffers) = (Vec::new(), Vec::new());
         for collector in collectors {
             match collector.into_parts().0 {
@@ -247,17 +253,21 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 result?;
             } else {
                 let key = std::mem::take(&mut groups.key);
-                let result = each(&key, Values::merging(&mut groups, &key));
+                let result = each(&key, Values::merging(&mut groups, &key, &self.settings.progress));
                 result?;
                 groups.finish_group(&key)?;
                 groups.key = key;
             }
-            if self.settings.progress.is_interrupted() {
-                return Err(Fault::Interrupted);
-            }
+            self.go_on()?;
         }
         self.key = std::mem::take(&mut groups.key);
         files.iter().try_for_each(remove)
+    }
+
+    /// An error once the run was interrupted.
+    #[inline]
+    fn go_on(&self) -> Result<(), Fault> {
+        if self.settings.progress.is_interrupted() { Err(Fault::Interrupted) } else { Ok(()) }
     }
 
     fn open(&self, stretches: &[Stretch<'_>]) -> Result<Vec<StretchReader>, Fault> {
@@ -279,6 +289,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                     self.value.clear();
                     value.encode(&mut self.value);
                     writer.push(&groups.key, 0, &self.value)?;
+                    self.go_on()?;
                 }
                 self.key = groups.key;
             } else {
@@ -287,10 +298,8 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                     self.settings.progress.steps.fetch_add(1, Relaxed);
                     writer.push(head.key(), head.sequence(), head.value())?;
                     merge.advance()?;
+                    self.go_on()?;
                 }
-            }
-            if self.settings.progress.is_interrupted() {
-                return Err(Fault::Interrupted);
             }
             writer.end_segment()?;
             merged.push(Stretch::Run(writer.end_run()?, 0));

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use clap::Args;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
-use shardmill_datasets::{CsvOptions, Draft, PlanOptions, Shape as Kind, index, list};
+use shardmill_datasets::{CsvOptions, Draft, PlanOptions, RunRequest, Shape as Kind, index, list};
 
 use super::*;
 use crate::fault::Fault;
 use crate::job::{MapReduce, Partitioning, Result};
+use crate::local::{Options, Planned};
 use crate::testing::Case;
 use crate::{Combine, Lines, NoCombine, Sum, Text};
 
@@ -268,4 +269,40 @@ fn a_budget_too_small_names_one_that_would_do() {
     let error = Budget::new(64 << 20, 8, &reading, 4 << 20).unwrap_err().to_string();
     assert!(error.contains("at least 96 MiB, not 64 MiB"), "{error}");
     assert!(Budget::new(256 << 20, 8, &reading, 4 << 20).is_ok());
+}
+
+/// 2,000 times `to be or not to be`, compressed.
+const GZIP: &str = "\
+    1f8b0800000000000203edc8b10900201004b0de296e36c1d607f9fd1157b04e997465aed4c9ae4e3f8c564a29a594524a29a594524a29a594524a29\
+    a594524a29a594524a29a594524a29a594524a29a594524a29a594524a29a594524a29a594524a29a594524a29a594524a29a594524a29a594524a29\
+    a594524a29a594524a29a594524afdd505d6869ff170940000";
+
+#[test]
+fn progress_is_counted_in_bytes_as_they_lie_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let gzip: Vec<u8> = (0..GZIP.len() / 2).map(|at| u8::from_str_radix(&GZIP[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let plain = "to be or not to be\n".repeat(2_000).into_bytes();
+    for (name, content) in [("text.txt.gz", &gzip), ("text.txt", &plain)] {
+        let input = directory.path().join(name);
+        std::fs::write(&input, content).unwrap();
+        let options = Options {
+            request: RunRequest {
+                overwrite: true,
+                shard_bytes: Some(1_000),
+                ..RunRequest::new([input.display().to_string()], directory.path().join("out"))
+            },
+            threads: 2,
+            memory_bytes: Some(64 << 20),
+            temp_directory: None,
+            durable: false,
+            tight: None,
+            is_reference: false,
+        };
+        let progress = Arc::new(Progress::default());
+        let summary = Planned::new("test", Gather { by_range: false }, options, Arc::clone(&progress)).unwrap().run(|_, _| {}).unwrap();
+        assert_eq!(summary.input_records, 2_000);
+        assert_eq!(progress.input_bytes.load(Relaxed), content.len() as u64, "{name}");
+        // Pairs in memory are shared out evenly over the partitions.
+        assert_eq!(progress.reduced_bytes.load(Relaxed), progress.collected_bytes.load(Relaxed));
+    }
 }
