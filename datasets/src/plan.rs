@@ -59,6 +59,8 @@ pub struct PlanOptions {
     pub columns: Projection,
     /// Which types they shall have.
     pub schema: SchemaRequest,
+    /// Whether the job samples its input to cut ranges of keys; then places for it are found in quoted CSV.
+    pub sampled: bool,
 }
 
 impl PlanOptions {
@@ -73,6 +75,7 @@ impl PlanOptions {
             limits: Limits::default(),
             columns: Projection::All,
             schema,
+            sampled: false,
         }
     }
 }
@@ -111,7 +114,7 @@ pub struct PlannedFile {
     /// What a reader of the file must hold at once besides its blocks: a page of each column that is read and a batch of what they hold,
     /// a batch, or a decompressor's window. For Parquet it is at most this; [`Plan::held_by`] looks at the pages.
     pub held_bytes: u64,
-    /// The CSV automaton's state at the start of every chunk, if the file has more than one shard.
+    /// The CSV automaton's state at the start of every chunk, if the file has more than one.
     states: Vec<CsvState>,
 }
 
@@ -266,8 +269,13 @@ impl Draft {
         if options.partitions == Some(0) {
             return Err(PlanError::Zero { what: "the number of partitions" });
         }
-        let grid = Grid { shard_bytes: shard_bytes(&files, options.shard_bytes)? };
-        let mut draft = Self { files, options, grid, surveys: vec![] };
+        let shard_bytes = shard_bytes(&files, options.shard_bytes)?;
+        let partitions = partitions(&files, options.partitions);
+        let chunk_bytes = match options.sampled && partitions > 1 {
+            true => (input_bytes(&files) / (u64::from(partitions) * SAMPLE_POSITIONS)).clamp(1, shard_bytes),
+            false => shard_bytes,
+        };
+        let mut draft = Self { files, options, grid: Grid { shard_bytes, chunk_bytes }, surveys: vec![] };
         draft.surveys = draft.group(draft.tasks());
         Ok(draft)
     }
@@ -280,8 +288,8 @@ impl Draft {
     /// Makes the plan, given the results of the surveys in their order.
     pub fn finish(self, results: Vec<SurveyResult>) -> Result<Plan, PlanError> {
         let mut facts = self.facts(results)?;
-        let input_bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
-        let partitions = self.options.partitions.unwrap_or((input_bytes / PARTITION_BYTES).clamp(1, MAX_PARTITIONS) as u32);
+        let input_bytes = input_bytes(&self.files);
+        let partitions = partitions(&self.files, self.options.partitions);
         let (mut files, mut shards) = (vec![], vec![]);
         for (file, facts) in self.files.into_iter().zip(&mut facts) {
             let planned = planned_file(file, facts, &self.options)?;
@@ -319,7 +327,7 @@ impl Draft {
             if prefix_bytes > 0 || delimited && (tabular || self.options.csv.header) || file.compression == Compression::Zstd {
                 ask(Question::Head { prefix_bytes });
             }
-            let many = file.compression == Compression::None && file.bytes > self.grid.shard_bytes;
+            let many = file.compression == Compression::None && file.bytes > self.grid.chunk_bytes;
             if delimited && many && self.options.csv.quotes {
                 let step = SURVEY_BYTES.div_ceil(self.grid.shard_bytes).saturating_mul(self.grid.shard_bytes);
                 let mut start = 0;
@@ -403,8 +411,16 @@ fn check_file(file: &InputFile, shape: Shape) -> Result<(), PlanError> {
     }
 }
 
+fn input_bytes(files: &[InputFile]) -> u64 {
+    files.iter().map(|file| file.bytes).sum()
+}
+
+fn partitions(files: &[InputFile], asked: Option<u32>) -> u32 {
+    asked.unwrap_or((input_bytes(files) / PARTITION_BYTES).clamp(1, MAX_PARTITIONS) as u32)
+}
+
 fn shard_bytes(files: &[InputFile], asked: Option<u64>) -> Result<u64, PlanError> {
-    let input_bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    let input_bytes = input_bytes(files);
     let Some(shard_bytes) = asked else { return Ok(MIN_SHARD_BYTES.max(input_bytes.div_ceil(MAX_SHARDS))) };
     if shard_bytes == 0 {
         return Err(PlanError::Zero { what: "the size of a shard" });
@@ -501,8 +517,9 @@ impl Plan {
 
     /// Chooses at most `count` small pieces, evenly spread over the input, from which to read the first few records each.
     ///
-    /// A function of the plan alone, in plan order; no piece comes twice. Pieces of CSV begin at quarters of shards, and a file
-    /// of one shard is one piece. A piece may turn out to hold no record's beginning.
+    /// A function of the plan alone, in plan order; no piece comes twice. Pieces of quoted CSV begin where the survey has been: in a
+    /// plan that is [sampled](PlanOptions::sampled) at [`SAMPLE_POSITIONS`] places for each partition, else at shards. A piece may turn
+    /// out to hold no record's beginning.
     pub fn sample_pieces(&self, count: usize) -> Vec<Shard> {
         let total: u64 = self.shards.iter().map(|shard| shard.bytes).sum();
         let mut samples: Vec<Shard> = vec![];
@@ -551,6 +568,9 @@ impl Plan {
         }
     }
 }
+
+/// At so many places the input is sampled, for each partition.
+pub const SAMPLE_POSITIONS: u64 = 128;
 
 /// How much of a file is looked at for a sample where that may begin anywhere.
 const SAMPLE_BYTES: u64 = 64 << 10;

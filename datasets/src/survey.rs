@@ -175,33 +175,31 @@ impl Task {
     }
 }
 
-/// How a CSV file is cut: into shards, and these into quarters, from which samples can be taken.
+/// How a CSV file is cut: into shards, and these into chunks, from which samples can be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Grid {
     pub(crate) shard_bytes: u64,
+    /// At most that of a shard.
+    pub(crate) chunk_bytes: u64,
 }
 
 impl Grid {
-    pub(crate) fn chunk_bytes(self) -> u64 {
-        self.shard_bytes.div_ceil(4)
-    }
-
     /// Returns where the chunk that holds byte `position` ends.
     pub(crate) fn chunk_end(self, position: u64) -> u64 {
         let shard = position / self.shard_bytes * self.shard_bytes;
-        let chunks = (position - shard) / self.chunk_bytes() + 1;
-        shard + (chunks * self.chunk_bytes()).min(self.shard_bytes)
+        let chunks = (position - shard) / self.chunk_bytes + 1;
+        shard + (chunks * self.chunk_bytes).min(self.shard_bytes)
     }
 
     /// Returns the number of the chunk that holds byte `position`.
     pub(crate) fn chunk_at(self, position: u64) -> usize {
-        let per_shard = self.shard_bytes.div_ceil(self.chunk_bytes());
-        (position / self.shard_bytes * per_shard + position % self.shard_bytes / self.chunk_bytes()) as usize
+        let per_shard = self.shard_bytes.div_ceil(self.chunk_bytes);
+        (position / self.shard_bytes * per_shard + position % self.shard_bytes / self.chunk_bytes) as usize
     }
 
     /// Returns where the chunk that holds byte `position` begins.
     pub(crate) fn chunk_start(self, position: u64) -> u64 {
-        position - position % self.shard_bytes % self.chunk_bytes()
+        position - position % self.shard_bytes % self.chunk_bytes
     }
 }
 
@@ -268,19 +266,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_cut_every_shard_into_at_most_four(shard_bytes in 1..50u64, bytes in 1..400u64) {
-            let grid = Grid { shard_bytes };
+        fn chunks_cut_every_shard_evenly((shard_bytes, chunk_bytes) in (1..50u64).prop_flat_map(|most| (Just(most), 1..=most)), bytes in 1..400u64) {
+            let grid = Grid { shard_bytes, chunk_bytes };
             let (mut position, mut number) = (0, 0);
             while position < bytes {
                 let end = grid.chunk_end(position);
-                prop_assert!(position < end && end - position <= grid.chunk_bytes());
+                prop_assert!(position < end && end - position <= chunk_bytes);
                 prop_assert!(position / shard_bytes == (end - 1) / shard_bytes);
                 for inside in position..end {
                     prop_assert_eq!((grid.chunk_at(inside), grid.chunk_start(inside)), (number, position));
                 }
                 (position, number) = (end, number + 1);
             }
-            prop_assert!(grid.chunk_at(shard_bytes) <= 4);
+            prop_assert_eq!(grid.chunk_at(shard_bytes) as u64, shard_bytes.div_ceil(chunk_bytes));
         }
     }
 }

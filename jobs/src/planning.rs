@@ -93,6 +93,7 @@ pub(crate) fn draft<J: MapReduce>(job: &J, request: &RunRequest, readers: Reader
             ColumnTypes::Inferred => SchemaRequest::Infer,
             ColumnTypes::Given(schema) => SchemaRequest::Given(schema),
         },
+        sampled: job.partitioning() == Partitioning::Range,
     };
     Ok(Draft::new(files, options)?)
 }

@@ -79,6 +79,7 @@ proptest! {
         shard_bytes in 1..120u64,
         header: bool,
         quotes: bool,
+        sampled: bool,
     ) {
         // A record that begins like a BOM is no different, but the oracle would strip it where it parses it alone.
         let dialect = Dialect { quotes, ..CSV };
@@ -88,7 +89,8 @@ proptest! {
         let names: Vec<_> = (0..contents.len()).map(|at| format!("{at}.csv")).collect();
         let files: Vec<_> = names.iter().zip(&contents).map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
         let folder = tempfile::tempdir().unwrap();
-        let options = PlanOptions { csv: CsvOptions { header, quotes }, ..with_shards(Shape::Bytes, shard_bytes) };
+        let csv = CsvOptions { header, quotes };
+        let options = PlanOptions { csv, sampled, partitions: Some(2), ..with_shards(Shape::Bytes, shard_bytes) };
         let valid_header = |bytes: &Vec<u8>| oracle(dialect, bytes).first().is_none_or(|names| names.iter().all(|name| std::str::from_utf8(name).is_ok()));
         prop_assume!(!header || contents.iter().all(valid_header));
         let plan = plan(listed(&folder, &files), options).unwrap();

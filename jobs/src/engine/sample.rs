@@ -5,15 +5,15 @@
 
 use rayon::ThreadPool;
 use shardmill_datasets::Plan;
+use shardmill_datasets::plan::SAMPLE_POSITIONS;
 
 use super::Settings;
 use super::map::list_pairs;
 use crate::fault::Fault;
 use crate::job::MapReduce;
 
-/// Positions at which the input is sampled, for each partition. There may be fewer: quoted CSV can be entered only where the
-/// survey has been, row groups only at their start.
-const POSITIONS: usize = 128;
+/// Positions at which the input is sampled, for each partition. There may be fewer: row groups are entered only at their start.
+const POSITIONS: usize = SAMPLE_POSITIONS as usize;
 /// Records sampled for each partition, spread over the positions.
 const RECORDS: usize = 1024;
 /// The most records sampled for all partitions together.

@@ -306,3 +306,71 @@ fn progress_is_counted_in_bytes_as_they_lie_in_the_file() {
         assert_eq!(progress.reduced_bytes.load(Relaxed), progress.collected_bytes.load(Relaxed));
     }
 }
+
+/// Puts the records of a file in order.
+struct Order;
+
+impl MapReduce for Order {
+    type Input = crate::Bytes;
+    type Key = Vec<u8>;
+    type Value = ();
+    type Combine = crate::Max;
+    type Output = crate::Raw;
+
+    fn partitioning(&self) -> Partitioning {
+        Partitioning::Range
+    }
+
+    fn map(&self, record: &[u8], out: &mut Emitter<'_, Self>) -> Result {
+        out.emit(record, ());
+        Ok(())
+    }
+
+    fn reduce(&self, key: &[u8], _: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+        out.write_record(key)
+    }
+}
+
+#[test]
+fn no_part_of_quoted_csv_is_above_one_and_a_half_times_the_mean_however_it_was_ordered() {
+    const RECORDS: u64 = 30_000;
+    let sorted = |at: u64| at;
+    let reversed = |at: u64| RECORDS - 1 - at;
+    // Neighbours stay together, in hundreds and in thousands, wherever they come to lie.
+    let clustered = |size: u64| move |at: u64| (at / size * 7_919 % (RECORDS / size)) * size + at % size;
+    let orders: [&dyn Fn(u64) -> u64; 4] = [&sorted, &reversed, &clustered(100), &clustered(1_000)];
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("in.csv");
+    for (order, number) in orders.into_iter().zip(0..) {
+        let text: String = (0..RECORDS).map(|at| format!("{:06},\"a \"\"quoted\"\",\nfield\"\n", order(at))).collect();
+        std::fs::write(&input, text).unwrap();
+        for (shard_bytes, partitions) in [(None, 2), (None, 7), (Some(100_000), 5)] {
+            let output = directory.path().join("out");
+            let options = Options {
+                request: RunRequest {
+                    overwrite: true,
+                    csv: CsvOptions { header: false, quotes: true },
+                    partitions: Some(partitions),
+                    shard_bytes,
+                    ..RunRequest::new([input.display().to_string()], output.clone())
+                },
+                threads: 2,
+                memory_bytes: Some(64 << 20),
+                temp_directory: None,
+                durable: false,
+                tight: None,
+                is_reference: false,
+            };
+            let summary = crate::testing::run_once(Order, options).unwrap();
+            assert_eq!(summary.groups, RECORDS);
+            let mean = RECORDS as usize * 29 / partitions as usize;
+            for part in 0..partitions {
+                let bytes = std::fs::read(output.join(format!("part-{part:05}.txt"))).unwrap().len();
+                assert!(
+                    2 * bytes <= 3 * mean,
+                    "order {number}, {shard_bytes:?}: part {part} of {partitions} has {bytes} bytes, {mean} on average"
+                );
+            }
+        }
+    }
+}
