@@ -147,11 +147,18 @@ pub struct MapOutput {
 /// The digest of a list of map outputs: over their ranges and index digests, not over who has them.
 pub fn list_digest<'a>(outputs: impl IntoIterator<Item = (&'a Range<u32>, &'a Digest)>) -> Digest {
     let mut hasher = blake3::Hasher::new();
+    // Hashed by the chunk: entries are small, and there may be a million.
+    let mut chunk = Vec::with_capacity(64 << 10);
     for (shards, index) in outputs {
-        hasher.update(&shards.start.to_le_bytes());
-        hasher.update(&shards.end.to_le_bytes());
-        hasher.update(&index.0);
+        chunk.extend_from_slice(&shards.start.to_le_bytes());
+        chunk.extend_from_slice(&shards.end.to_le_bytes());
+        chunk.extend_from_slice(&index.0);
+        if chunk.len() >= 63 << 10 {
+            hasher.update(&chunk);
+            chunk.clear();
+        }
     }
+    hasher.update(&chunk);
     Digest(*hasher.finalize().as_bytes())
 }
 
