@@ -67,7 +67,7 @@ fn check_cover(job: &Job, kind: TaskKind) {
     let live = job.live.values().filter(|live| live.task.kind() == kind && !live.backup).map(|live| live.task.range());
     let backups = job.live.values().filter(|live| live.task.kind() == kind && live.backup).map(|live| live.task.range());
     let there = |gave: &Gave| !matches!(gave, Gave::Output { holding: Holding::Lost, .. });
-    let done = work.done.iter().filter(|(_, accepted)| there(&accepted.gave)).map(|(start, accepted)| *start..accepted.end);
+    let done = work.done.values().filter(|accepted| there(&accepted.gave)).map(|accepted| accepted.range.clone());
     let mut live: Vec<_> = live.collect();
     live.extend(backups.filter(|range| !live.contains(range)).collect::<Vec<_>>());
     let mut ranges: Vec<_> = done.chain(live).chain(work.pending().ranges()).collect();
@@ -102,7 +102,7 @@ impl Scheduler {
                 for (start, accepted) in &work.done {
                     let lost = matches!(accepted.gave, Gave::Output { holding: Holding::Lost, .. });
                     let attempt = accepted.attempt(*id);
-                    let _ = writeln!(text, "    {start}..{} {attempt} on {} lost {lost}", accepted.end, accepted.worker);
+                    let _ = writeln!(text, "    {start}..{} {attempt} on {} lost {lost}", accepted.range.end, accepted.worker);
                 }
             }
         }

@@ -201,7 +201,7 @@ impl Job {
     pub(crate) fn attach(&mut self, attempt: AttemptId, worker: WorkerId, held: Option<(&Range<u32>, &Digest)>) -> bool {
         let Some((TaskKind::Map, start)) = self.holds(attempt) else { return false };
         let accepted = self.work(TaskKind::Map).done.get_mut(&start).expect("what is held is done");
-        let range = start..accepted.end;
+        let range = accepted.range.clone();
         let Gave::Output { index, holding, .. } = &mut accepted.gave else { return false };
         let counts = accepted.worker == worker && held.is_none_or(|(shards, digest)| *shards == range && digest == index);
         if counts {
@@ -231,7 +231,7 @@ impl Job {
     pub(crate) fn aside_elsewhere(&self, range: &Range<u32>) -> u64 {
         let covered = |shard: u32| {
             let before = self.works.get(&TaskKind::Map).and_then(|map| map.done.range(..=shard).next_back());
-            range.contains(&shard) || before.is_some_and(|(_, accepted)| shard < accepted.end)
+            range.contains(&shard) || before.is_some_and(|(_, accepted)| shard < accepted.range.end)
         };
         self.set_aside.iter().filter(|record| !covered(record.shard)).count() as u64
     }
@@ -272,8 +272,8 @@ impl Job {
         };
         self.accepted.insert((attempt.epoch, attempt.number), (kind, range.start));
         let elapsed_ms = u32::try_from(elapsed_ms).unwrap_or(u32::MAX);
-        let accepted = Accepted { end: range.end, elapsed_ms, epoch: attempt.epoch, number: attempt.number, worker, gave };
-        self.work(kind).accept(range.start, accepted);
+        let accepted = Accepted { range, elapsed_ms, epoch: attempt.epoch, number: attempt.number, worker, gave };
+        self.work(kind).accept(accepted);
         self.version += 1;
     }
 
@@ -301,8 +301,11 @@ impl Job {
             && let Some((next, units, weights)) = self.next_phase(*kind)
         {
             if next == TaskKind::Reduce {
-                let outputs: Vec<_> = self.outputs().map(|(shards, index, _)| (shards, index)).collect();
-                self.list = Some(list_digest(outputs.iter().map(|(shards, index)| (shards, index))));
+                let outputs = work.done.values().filter_map(|accepted| match &accepted.gave {
+                    Gave::Output { index, .. } => Some((&accepted.range, index)),
+                    Gave::File(_) | Gave::Plan(_) | Gave::Parts(_) => None,
+                });
+                self.list = Some(list_digest(outputs));
             }
             self.works.insert(next, Work::new(units, weights));
             begun.push(next);
@@ -329,8 +332,8 @@ impl Job {
     /// The map outputs: shards, index digest and who is to have them.
     pub(crate) fn outputs(&self) -> impl Iterator<Item = (Range<u32>, Digest, &Accepted)> {
         let done = self.works.get(&TaskKind::Map).into_iter().flat_map(|map| &map.done);
-        done.filter_map(|(start, accepted)| match &accepted.gave {
-            Gave::Output { index, .. } => Some((*start..accepted.end, *index, accepted)),
+        done.filter_map(|(_, accepted)| match &accepted.gave {
+            Gave::Output { index, .. } => Some((accepted.range.clone(), *index, &**accepted)),
             Gave::File(_) | Gave::Plan(_) | Gave::Parts(_) => None,
         })
     }

@@ -6,13 +6,15 @@
 use std::collections::BTreeSet;
 
 use shardmill_protocol::task::TaskKind;
-use shardmill_protocol::{Epoch, WorkerId};
+use shardmill_protocol::view::AttemptState;
+use shardmill_protocol::{AttemptId, Epoch, Task, WorkerId};
 
 use crate::action::{Action, Notice};
+use crate::attempt::Past;
 use crate::config::Config;
 use crate::event::Tick;
 use crate::fact::Fact;
-use crate::job::{Stage, Sweep};
+use crate::job::{Job, Stage, Sweep};
 use crate::outbox::Outbox;
 use crate::pending::{Shape, Terms};
 use crate::scheduler::Scheduler;
@@ -50,6 +52,7 @@ impl Scheduler {
     }
 
     fn apply(&mut self, number: u64, fact: Fact) {
+        let remembered = self.config.remembered_attempts;
         match fact {
             Fact::Epoch(epoch) => self.epoch = self.epoch.max(epoch),
             Fact::WorkerKnown(worker) => self.fleet.workers.entry(worker).or_default().known = true,
@@ -65,6 +68,7 @@ impl Scheduler {
                 let Some(job) = self.jobs.get_mut(&attempt.job).filter(|job| matches!(job.stage, Stage::Working)) else { return };
                 let open = job.works.contains_key(&task.kind());
                 if open && job.accepted(attempt).is_none() && job.work(task.kind()).carve(&task.range()) {
+                    job.past.push(past(attempt, worker, &task), remembered);
                     job.accept(attempt, worker, &task, outcome, 0);
                     job.settle();
                     if job.works.get(&TaskKind::Reduce).is_some_and(|reduce| reduce.is_complete()) {
@@ -90,6 +94,7 @@ impl Scheduler {
                     && let Some(range) = job.work(TaskKind::Map).lose(start, Terms::new(Shape::Whole))
                 {
                     job.lost.push(range);
+                    job.past.lost(attempt);
                 }
             }
             Fact::CommitBegun { job, manifest } => {
@@ -178,7 +183,13 @@ impl Scheduler {
     }
 }
 
-impl crate::job::Job {
+/// An attempt that was accepted before the restart, as far as that is known.
+fn past(attempt: AttemptId, worker: WorkerId, task: &Task) -> Past {
+    let (state, task) = (AttemptState::Accepted, task.clone());
+    Past { attempt, task, worker, state, backup: false, threads: 0, elapsed_ms: 0, bytes: 0, failure: None }
+}
+
+impl Job {
     /// A unit that was charged is tried alone, if it is still to be tried and not part of what must stay whole.
     fn set_alone(&mut self, kind: TaskKind, unit: u32) {
         if let Some(work) = self.works.get_mut(&kind)

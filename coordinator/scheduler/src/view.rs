@@ -240,7 +240,7 @@ impl Job {
 /// The phases of a job that goes on, as they are shown.
 pub(crate) fn phases(job: &Job) -> Vec<PhaseView> {
     let view = |(kind, work): (&TaskKind, &crate::work::Work)| {
-        let done = work.done.iter().map(|(start, accepted)| (*start..accepted.end, accepted));
+        let done = work.done.values().map(|accepted| (accepted.range.clone(), accepted));
         PhaseView {
             kind: *kind,
             units: u64::from(work.units),

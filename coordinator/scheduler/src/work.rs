@@ -18,7 +18,7 @@ const PACES: usize = 63;
 /// An accepted range.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) end: u32,
+    pub(crate) range: Range<u32>,
     pub(crate) elapsed_ms: u32,
     pub(crate) epoch: Epoch,
     pub(crate) number: u64,
@@ -71,7 +71,8 @@ pub(crate) struct Work {
     pending: Pending,
     pending_weight: u64,
     /// Accepted ranges by their first unit; those whose output was lost stay, to be compared.
-    pub(crate) done: BTreeMap<u32, Accepted>,
+    /// Boxed, as a tree that grows at its end is half empty.
+    pub(crate) done: BTreeMap<u32, Box<Accepted>>,
     /// Units in accepted ranges that are not lost.
     pub(crate) done_units: u32,
     pub(crate) charges: BTreeMap<u32, Charge>,
@@ -161,10 +162,11 @@ impl Work {
         carved
     }
 
-    /// Accepts a range that is not pending, and returns what was accepted for it before.
-    pub(crate) fn accept(&mut self, start: u32, accepted: Accepted) -> Option<Accepted> {
-        self.done_units += accepted.end - start;
-        self.done.insert(start, accepted)
+    /// Accepts a range that is not pending.
+    pub(crate) fn accept(&mut self, accepted: Accepted) {
+        let Range { start, end } = accepted.range;
+        self.done_units += end - start;
+        self.done.insert(start, Box::new(accepted));
     }
 
     /// The output of a range is lost: it is pending again, whole. Returns the range, or nothing if it was lost before.
@@ -174,7 +176,7 @@ impl Work {
         if std::mem::replace(holding, Holding::Lost) == Holding::Lost {
             return None;
         }
-        let range = start..accepted.end;
+        let range = accepted.range.clone();
         self.done_units -= range.end - range.start;
         self.again += u64::from(range.end - range.start);
         self.put(range.clone(), Terms { shape: Shape::Whole, ..terms });
@@ -183,7 +185,7 @@ impl Work {
 
     /// Whether a range was accepted once, with just these bounds.
     pub(crate) fn was_accepted(&self, range: &Range<u32>) -> bool {
-        self.done.get(&range.start).is_some_and(|accepted| accepted.end == range.end)
+        self.done.get(&range.start).is_some_and(|accepted| accepted.range == *range)
     }
 
     /// Remembers how long a range took.

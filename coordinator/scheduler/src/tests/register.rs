@@ -157,7 +157,7 @@ fn an_output_with_another_digest_is_not_attached() {
         panic!("it is registered")
     };
     assert_eq!(kill, [done.attempt]);
-    assert_eq!(world.scheduler.job_view(job(1), world.now).unwrap().lost, [0..1]);
+    assert_eq!(world.scheduler.job_view(job(1), world.now).unwrap().lost, [done.task.range()]);
 }
 
 #[test]
@@ -240,4 +240,20 @@ fn a_job_that_needs_more_memory_for_a_thread_than_any_worker_has_ends_and_one_th
     world.weigh(id, 8);
     let ending = world.scheduler.job_status(id, world.now).unwrap().ending.unwrap();
     assert_eq!(ending.kind, "too little memory");
+}
+
+#[test]
+fn attempts_that_were_accepted_or_lost_before_a_restart_are_shown_after_it() {
+    let mut world = World::new();
+    let session = world.join(1, 1);
+    world.planned_job(1, session, 4, 1);
+    let maps = world.map_all(session, 1);
+    world.send(Event::FetchTrouble { session, output: maps[0].attempt, damaged: true });
+    world.restart();
+    let view = world.scheduler.job_view(job(1), world.now).unwrap();
+    let states: Vec<_> = view.attempts.iter().map(|view| (view.attempt, view.state)).collect();
+    use shardmill_protocol::view::AttemptState::{Accepted, Lost};
+    let state = |grant: &shardmill_protocol::Grant| (grant.attempt, if grant.attempt == maps[0].attempt { Lost } else { Accepted });
+    let planned = [(attempt(job(1), 1), Accepted), (attempt(job(1), 2), Accepted)];
+    assert_eq!(states, planned.into_iter().chain(maps.iter().map(state)).collect::<Vec<_>>());
 }

@@ -201,11 +201,11 @@ impl Actor {
                     self.outputs.insert(*attempt, (held.task.range(), *index));
                 }
             }
-            (Call::Report(_, attempt, fence, _), Answer::Rejected | Answer::Noted) => {
-                // A refusal of what was adopted meanwhile is stale.
-                if self.attempts.get(attempt).is_some_and(|held| held.fence == *fence) {
-                    self.attempts.remove(attempt);
-                }
+            // A refusal of what was adopted meanwhile is stale.
+            (Call::Report(_, attempt, fence, _), Answer::Rejected | Answer::Noted)
+                if self.attempts.get(attempt).is_some_and(|held| held.fence == *fence) =>
+            {
+                self.attempts.remove(attempt);
             }
             (Call::Leave(session), Answer::Done) if self.is(*session) => self.outputs.clear(),
             (Call::Heartbeat(session, _) | Call::NextTask(session, ..), Answer::NoSession) if self.is(*session) => {

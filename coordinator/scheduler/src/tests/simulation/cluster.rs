@@ -507,7 +507,7 @@ impl Cluster {
     fn clients(&mut self) {
         let waiting: Vec<_> = self.jobs.values().filter(|model| !model.submitted).map(|model| model.submission.clone()).collect();
         for submission in waiting {
-            if self.now % 5000 == 0 {
+            if self.now.is_multiple_of(5000) {
                 self.replies += 1;
                 let reply = ReplyId(self.replies);
                 self.submits.insert(reply, submission.job);
