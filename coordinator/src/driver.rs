@@ -22,6 +22,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 
 use crate::artifacts::Artifacts;
+use crate::fit;
 use crate::journal::{Ended, Entry, Journal, JournalError, Listener};
 use crate::logs::Logs;
 use crate::notice;
@@ -214,11 +215,12 @@ impl Driver {
 
     /// Runs until it is told to stop.
     pub(crate) fn run(mut self, inbox: &Inbox) {
+        let actions = self.scheduler.start(self.now());
+        self.perform(actions);
+        // The last process may have died between the two.
         for job in self.swept.clone() {
             self.retire(job);
         }
-        let actions = self.scheduler.start(self.now());
-        self.perform(actions);
         self.keep_needed_artifacts();
         loop {
             let due = [self.scheduler.next_deadline().map(|tick| self.began + tick.0), self.watch_due].into_iter().flatten().min();
@@ -334,7 +336,8 @@ impl Driver {
     /// Lets a job become history.
     fn retire(&mut self, job: JobId) {
         self.swept.insert(job);
-        if let (Some(view), Some(submission)) = (self.view(job), self.scheduler.submission(job)) {
+        if let (Some(mut view), Some(submission)) = (self.view(job), self.scheduler.submission(job)) {
+            fit::job(&mut view, fit::HISTORY_BYTES);
             let key = submission.key.clone();
             self.keys.insert(key.clone(), job);
             self.tools.journal.write(Entry::Retired(job, Box::new(Ended { key, view })));

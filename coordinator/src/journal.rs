@@ -107,8 +107,7 @@ impl Opened {
     }
 
     /// The number of the last fact ever written.
-    #[cfg(test)]
-    fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.store.last()
     }
 

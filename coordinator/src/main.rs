@@ -6,6 +6,7 @@ mod config;
 mod driver;
 mod embed;
 mod fault_point;
+mod fit;
 mod journal;
 mod logs;
 mod notice;

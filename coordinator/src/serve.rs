@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use shardmill_protocol::Epoch;
 use shardmill_protocol::rpc::api::{Control, Role};
 use shardmill_protocol::rpc::join::{JoinError, JoinFile};
 use shardmill_protocol::rpc::secret::{Secret, Secrets};
@@ -110,6 +111,8 @@ fn run(config: Config) -> Result<(), ServeError> {
         }
         facts.push((number, fact));
     })?;
+    // The last facts may be history by now, and their numbers are not used again: an epoch of long ago changes nothing else.
+    facts.push((opened.last(), Fact::Epoch(Epoch(0))));
     let scheduler = Scheduler::replay(config.scheduler.clone(), facts);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(ASYNC_THREADS).enable_all().build();
     let runtime = runtime.map_err(system("start threads"))?;

@@ -24,15 +24,14 @@ use self::roster::Roster;
 use self::submit::Keys;
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::driver::{Handle, Stopped};
+use crate::fit;
 use crate::journal::{History, JournalError};
 use crate::logs::Logs;
 use crate::publish::{Publisher, chain};
 use crate::state::StateDirectory;
 
-/// Jobs in a page of the list: each has a few hundred bytes, and a plan in words.
+/// Jobs in a page of the list.
 const JOBS_PER_PAGE: usize = 32;
-/// What one answer may hold of attempts, workers and the like; a frame has room for a little more.
-const ANSWER_BYTES: usize = 900 << 10;
 
 /// What calls are answered with.
 pub(crate) struct Service {
@@ -104,14 +103,6 @@ fn by_prefix<I: Copy + ToString>(ids: impl IntoIterator<Item = I>, prefix: &str,
         [] => Err(unknown(what, prefix)),
         [one] => Ok(one),
         _ => Err(ApiError::Ambiguous { prefix: prefix.to_owned(), candidates: fits.iter().map(ToString::to_string).collect() }),
-    }
-}
-
-/// Lets go of the first half of a list until an answer is small enough.
-fn fit<A: serde::Serialize, E>(answer: &mut A, list: impl Fn(&mut A) -> &mut Vec<E>) {
-    while postcard::to_stdvec(answer).map_or(usize::MAX, |bytes| bytes.len()) > ANSWER_BYTES && !list(answer).is_empty() {
-        let list = list(answer);
-        list.drain(..list.len().div_ceil(2));
     }
 }
 
@@ -310,7 +301,8 @@ impl Control for Call {
                 Err(job) => statuses.extend(self.0.ended(job).await.ok().map(|view| view.status)),
             }
         }
-        fit(&mut statuses, |statuses| statuses);
+        // The plan in words is for those who look at one job.
+        statuses.iter_mut().filter_map(|status| status.plan.as_mut()).for_each(|plan| plan.text.clear());
         Ok(statuses)
     }
 
@@ -319,8 +311,7 @@ impl Control for Call {
             Some(view) => view,
             None => self.0.ended(job).await?,
         };
-        fit(&mut view, |view| &mut view.attempts);
-        fit(&mut view, |view| &mut view.lost);
+        fit::job(&mut view, fit::ANSWER_BYTES);
         Ok(view)
     }
 
@@ -333,7 +324,7 @@ impl Control for Call {
     async fn workers(self, _: Context) -> Result<Vec<WorkerView>, ApiError> {
         let mut workers = self.0.driver.read(|driver| driver.workers()).await?;
         self.0.roster.name(&mut workers);
-        fit(&mut workers, |workers| workers);
+        fit::workers(&mut workers, fit::ANSWER_BYTES);
         Ok(workers)
     }
 

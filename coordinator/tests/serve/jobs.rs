@@ -7,7 +7,7 @@ use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::JobPhase;
 use shardmill_protocol::{AttemptId, JobId, Task};
 
-use super::world::{CALL, Player, World, work_until_end};
+use super::world::{CALL, Player, SmallDisk, World, work_until_end};
 
 #[tokio::test]
 async fn a_job_goes_from_submit_to_published_and_nothing_is_left_beside_it() {
@@ -136,4 +136,26 @@ async fn a_draining_worker_finishes_and_gets_nothing_more() {
     let answer = worker.heartbeat(within(CALL), player.session(), vec![]).await.unwrap().unwrap();
     assert!(answer.drain);
     worker.leave(within(CALL), player.session()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn on_a_full_disk_no_more_jobs_are_taken_and_those_that_are_there_can_be_cancelled() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::mount(world.state(), 48) else { return };
+    let _coordinator = world.start("--kill 1s");
+    let client = world.connect(Role::Submit).await;
+    let job = client.submit(within(CALL), world.spec("one", "one")).await.unwrap().unwrap();
+    let filler = disk.fill();
+    // The next fact makes it look at the disk.
+    let last = client.submit(within(CALL), world.spec("two", "two")).await.unwrap().unwrap();
+    match client.submit(within(CALL), world.spec("three", "three")).await.unwrap() {
+        Err(ApiError::Unavailable { message }) => assert!(message.contains("full"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    for job in [job, last] {
+        assert_eq!(client.cancel(within(CALL), job).await.unwrap(), Ok(CancelAnswer::Cancelling));
+        assert_eq!(world.end(&client, job).await.phase, JobPhase::Cancelled);
+    }
+    std::fs::remove_file(filler).unwrap();
+    while client.submit(within(CALL), world.spec("four", "four")).await.unwrap().is_err() {}
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +29,38 @@ pub(crate) const PARTITIONS: u32 = 3;
 /// Directories of a test, with the coordinator's state in them.
 pub(crate) struct World {
     directory: TempDir,
+}
+
+/// A small file system for the coordinator's state, to be filled; unmounted when dropped.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts it, or says on stderr why the test that wants it is skipped: mounting takes root.
+    pub(crate) fn mount(path: PathBuf, mebibytes: u32) -> Option<Self> {
+        fs::create_dir(&path).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "none"]).arg(&path).stderr(Stdio::null());
+        let mounted = mount.status().is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("skipped: no small file system could be mounted");
+        }
+        mounted.then_some(Self(path))
+    }
+
+    /// Writes a file until there is no room for more of it.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = fs::File::create(&filler).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        filler
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the coordinator may be ending still.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 /// A coordinator's process; killed when dropped.
