@@ -143,9 +143,8 @@ impl Attempt<'_> {
         'again: for _ in 0..CHANGES {
             let (mut pages, mut number) = (Pages::default(), 0);
             loop {
-                let page = self.worker.line.call(|live| async move {
-                    live.client.sources(within(PATIENCE), live.session, attempt, number).await
-                });
+                let page =
+                    self.worker.line.call(|live| async move { live.client.sources(within(PATIENCE), live.session, attempt, number).await });
                 let page = page.await.map_err(|error: ApiError| {
                     tracing::debug!(%attempt, %error, "its sources cannot be learned");
                     Fault::Cancelled
@@ -226,7 +225,7 @@ impl Attempt<'_> {
             Ok(outcome) => check(&worker.disk, &order, outcome, list).await,
             failed => failed,
         };
-        let ended = match &result {
+        match &result {
             Ok(_) => Ended { log: running.take_log(), result },
             Err(_) => {
                 // What has failed once may be in any state: the next attempt gets another process.
@@ -236,8 +235,7 @@ impl Attempt<'_> {
                 worker.ended(gone);
                 Ended { result: result.map_err(|failure| blame(failure, &order.directory)), log }
             }
-        };
-        ended
+        }
     }
 }
 
@@ -342,7 +340,10 @@ fn compare_output(directory: &Path, index: &Digest, partition_bytes: &[u64]) -> 
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let opened = Index::open(&bytes, &index.0).map_err(invalid)?;
     let segments = opened.segments(0..opened.partitions()).map_err(invalid)?;
-    truth(segments.iter().map(|segment| segment.content_bytes).eq(partition_bytes.iter().copied()), "other bytes for partitions".to_owned())?;
+    truth(
+        segments.iter().map(|segment| segment.content_bytes).eq(partition_bytes.iter().copied()),
+        "other bytes for partitions".to_owned(),
+    )?;
     let stored: u64 = segments.iter().map(|segment| segment.stored_bytes).sum();
     truth(fs::metadata(directory.join(MAP_RUN))?.len() == stored, "map.run has another length".to_owned())
 }

@@ -10,9 +10,17 @@ use shardmill_datasets::request::parse_bytes;
 /// The least memory that a worker is of any use with.
 const LEAST_MEMORY: u64 = 64 << 20;
 
+/// What the program is besides a worker.
+const OTHER_SELVES: &str = "\
+Bundled jobs:
+  worker jobs                        list the jobs that are linked in, to be submitted by name
+  worker job NAME run|describe …     be one of them, as its own executable is
+
+SIGTERM or Ctrl-C lets it finish or hand back what it runs and leave; a second one ends it at once.";
+
 /// A worker of a shardmill cluster: takes tasks, runs them in job processes, serves what they make.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "worker", version)]
+#[command(name = "worker", version, after_help = OTHER_SELVES)]
 pub struct Config {
     /// The coordinator's join file for workers, or its state directory [default: the local coordinator's].
     #[arg(long, visible_alias = "join", env = "SHARDMILL_COORDINATOR", value_name = "FILE")]
@@ -81,11 +89,8 @@ impl Config {
         if let Some(given) = self.memory.filter(|memory| *memory < LEAST_MEMORY) {
             return Err(ConfigError::Memory { given });
         }
-        let durations = [
-            ("stall-after", self.stall_after),
-            ("orphan-after", self.orphan_after),
-            ("reconnect-within", self.reconnect_within),
-        ];
+        let durations =
+            [("stall-after", self.stall_after), ("orphan-after", self.orphan_after), ("reconnect-within", self.reconnect_within)];
         match durations.into_iter().find(|(_, duration)| duration.is_zero()) {
             Some((name, _)) => Err(ConfigError::Duration(name)),
             None => Ok(()),

@@ -66,9 +66,10 @@ pub(crate) fn refused(program: &Path, errno: i32) -> Fault {
     let (reason, cause) = match (errno, other_platform(program)) {
         (_, Some(cause)) => (Unstartable::Platform, cause),
         (libc::ENOEXEC, None) => (Unstartable::Platform, format!("{} is no executable of this system", program.display())),
-        (libc::ENOENT, None) if program.exists() => {
-            (Unstartable::Library, "the executable's loader or interpreter is not on this machine: it was linked for another libc".to_owned())
-        }
+        (libc::ENOENT, None) if program.exists() => (
+            Unstartable::Library,
+            "the executable's loader or interpreter is not on this machine: it was linked for another libc".to_owned(),
+        ),
         _ => (Unstartable::System, format!("{}: {error}", program.display())),
     };
     Fault::SpawnFailed { reason, cause }

@@ -14,10 +14,11 @@
 //! A worker that is the only subreaper could not tell its jobs' orphans apart and would leave them behind when it is killed.
 //! Control groups and pid namespaces do the same without a process, where one may make them: most users may not.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -153,16 +154,12 @@ unsafe fn limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()
 
 /// Starts the job process, which inherits directory and environment as the worker has set them.
 fn start(program: &Path, arguments: impl Iterator<Item = OsString>) -> io::Result<i32> {
-    // What is neither would be given to a shell.
-    let mut head = [0; 4];
-    File::open(program)?.read_exact(&mut head).map_err(|_| io::Error::from_raw_os_error(libc::ENOEXEC))?;
-    if &head != b"\x7fELF" && !head.starts_with(b"#!") {
-        return Err(io::Error::from_raw_os_error(libc::ENOEXEC));
-    }
+    let words = std::iter::once(program.as_os_str().to_owned()).chain(arguments).map(|word| CString::new(word.into_vec()));
+    let words: Vec<CString> = words.collect::<Result<_, _>>().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
+    command.stdin(Stdio::null());
     let guard = std::process::id() as i32;
-    // SAFETY: the closure calls into the system only, and this process has one thread.
+    // SAFETY: this process has one thread, so what the closure allocates and opens after the fork cannot be locked by another.
     unsafe {
         command.pre_exec(move || {
             check(libc::setsid())?;
@@ -172,7 +169,10 @@ fn start(program: &Path, arguments: impl Iterator<Item = OsString>) -> io::Resul
             }
             // Refused where /proc is not writable: the watch over memory does not depend on it.
             let _ = File::options().write(true).open("/proc/self/oom_score_adj").and_then(|mut file| file.write_all(OOM_SCORE));
-            Ok(())
+            // Not left to `Command`, which gives what the system takes for no executable to a shell.
+            let pointers: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+            libc::execv(pointers[0], pointers.as_ptr());
+            Err(io::Error::last_os_error())
         });
     }
     let mut tries = 0;

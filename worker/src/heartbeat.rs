@@ -51,7 +51,7 @@ async fn send(worker: &Arc<Worker>, main: &tokio::runtime::Handle) {
     loop {
         let live = worker.line.live().await;
         let Some(connected) = &client else {
-            match connect(&worker.join).await {
+            match connect(&worker.join()).await {
                 Ok(connection) => client = Some(connection.client),
                 Err(error) => {
                     tracing::debug!(%error, "heartbeats cannot be sent");

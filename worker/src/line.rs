@@ -80,7 +80,7 @@ impl Line {
     where
         C: Future<Output = Result<Result<T, ApiError>, RpcError>>,
     {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
             let live = self.live().await;
             match call(live.clone()).await {

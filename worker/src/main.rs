@@ -1,9 +1,11 @@
 //! The worker's executable: arguments to configuration to run, or one of its other selves.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use bundled_jobs as bundled;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -35,7 +37,8 @@ fn serve(config: Config) -> ExitCode {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,worker={level}")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).with_target(false).init();
     let rules = Rules { stall_after: config.stall_after, kill_after: config.kill_after, ..Rules::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -44,6 +47,7 @@ fn serve(config: Config) -> ExitCode {
         .build()
         .expect("a runtime needs a few descriptors and threads");
     let result = runtime.block_on(async {
+        allow_open_files();
         if let Err(error) = orphans::adopt() {
             tracing::warn!(%error, "what outlives its guard is not noticed");
         }
@@ -57,6 +61,14 @@ fn serve(config: Config) -> ExitCode {
             eprintln!("error: {}", chain(&error));
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Raises the limit of open files as far as the system lets it be: connections and job processes need some each.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -115,10 +115,8 @@ enum Heard {
 impl Process {
     /// Starts a job process and sets it up. On failure nothing of it is left.
     pub async fn start(rules: &Rules, launch: &Launch, setup: &Setup, memory_bytes: u64) -> Result<Self, Failure> {
-        let mut process = Self::spawn(rules, launch, memory_bytes).map_err(|error| Fault::SpawnFailed {
-            reason: Unstartable::System,
-            cause: format!("cannot start a guard: {error}"),
-        })?;
+        let mut process = Self::spawn(rules, launch, memory_bytes)
+            .map_err(|error| Fault::SpawnFailed { reason: Unstartable::System, cause: format!("cannot start a guard: {error}") })?;
         match process.set_up(launch, setup).await {
             Ok(()) => Ok(process),
             Err(fault) => {

@@ -14,10 +14,10 @@ use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::{Digest, Failure, Fault, JobId, VERSION};
 use tokio::sync::{Mutex, OnceCell};
 
+use crate::artifact;
 use crate::disk::{self, Disk};
 use crate::line::Line;
 use crate::process::{Launch, Process, Rules};
-use crate::artifact;
 
 /// How long the coordinator may take to say what a job is.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ impl Seat {
         let directory_of = |start: u64| disk.job_directory(self.job).join(format!("process-{start}"));
         let start = self.starts.fetch_add(1, Relaxed);
         // What the process before this one has left goes, and what a worker before this one has.
-        [start.saturating_sub(1), start].map(|start| disk::remove(&directory_of(start)));
+        [start.saturating_sub(1), start].into_iter().for_each(|start| disk::remove(&directory_of(start)));
         let directory = directory_of(start);
         std::fs::create_dir_all(&directory).map_err(|error| disk::fault(&directory, &error))?;
         let launch = self.launch(disk, line, rules, &setup.spec.program, &directory).await?;

@@ -10,7 +10,7 @@ use shardmill_protocol::fault::Breach;
 use shardmill_protocol::rpc::api::{ApiError, CHUNK_BYTES, HeldOutput, PAGE_ENTRIES, Registered, Verdict, WorkerHello};
 use shardmill_protocol::rpc::connect::{Connection, connect, long_poll, within};
 use shardmill_protocol::task::MapOutput;
-use shardmill_protocol::{AttemptId, Epoch, Fault, Grant, Outcome, SessionId, Task};
+use shardmill_protocol::{AttemptId, Digest, Epoch, Fault, Grant, Outcome, SessionId, Task};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -45,8 +45,9 @@ pub(crate) async fn keep(worker: &Arc<Worker>) -> WorkerError {
     let mut session: Option<(Epoch, SessionId)> = None;
     let mut number = 0;
     loop {
-        let registered = match connect(&worker.join).await {
-            Ok(connection) => register(worker, &connection, session).await.map(|registered| (connection, registered)),
+        let join = worker.join();
+        let registered = match connect(&join).await {
+            Ok(connection) => register(worker, &connection, join.fingerprint, session).await.map(|registered| (connection, registered)),
             Err(error) if session.is_none() && !error.may_pass() => return error.into(),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot connect");
@@ -80,6 +81,7 @@ pub(crate) async fn keep(worker: &Arc<Worker>) -> WorkerError {
 async fn register(
     worker: &Arc<Worker>,
     connection: &Connection,
+    fingerprint: Digest,
     resumes: Option<(Epoch, SessionId)>,
 ) -> Result<Registered, RegisterError> {
     let client = &connection.client;
@@ -93,7 +95,7 @@ async fn register(
     let hello = WorkerHello { resumes, attempts: worker.attempts.list(), ..worker.hello.clone() };
     let sent = Instant::now();
     let registered = client.register(within(Duration::from_secs(60)), hello).await??;
-    let (disk, fingerprint, theirs) = (Arc::clone(&worker.disk), worker.join.fingerprint, registered.epoch);
+    let (disk, theirs) = (Arc::clone(&worker.disk), registered.epoch);
     let seen = spawn_blocking(move || disk.note_epoch(fingerprint, theirs)).await.expect("noting does not panic")?;
     if let Some(seen) = seen {
         return Err(RegisterError::Past { theirs, seen });
@@ -188,7 +190,9 @@ fn begin(worker: &Arc<Worker>, grant: Grant, ahead: bool) {
         let ended = Attempt { worker: &worker, grant: &grant, stop: stop.clone() }.run().await;
         match &ended.result {
             Ok(_) => tracing::info!(attempt = %grant.attempt, elapsed_ms = begun.elapsed().as_millis() as u64, "attempt sealed"),
-            Err(failure) => tracing::info!(attempt = %grant.attempt, fault = failure.fault.kind(), cause = %failure.fault, "attempt failed"),
+            Err(failure) => {
+                tracing::info!(attempt = %grant.attempt, fault = failure.fault.kind(), cause = %failure.fault, "attempt failed")
+            }
         }
         conclude(&worker, &grant, stop, ended).await;
         worker.attempts.drop(grant.attempt);

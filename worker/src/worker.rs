@@ -2,8 +2,8 @@
 
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shardmill_protocol::rpc::api::{Role, WorkerHello};
@@ -14,7 +14,7 @@ use shardmill_protocol::rpc::tls::{Identity, TlsError};
 use shardmill_protocol::task::MapOutput;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{Config, ConfigError};
@@ -84,7 +84,8 @@ impl WorkerError {
 /// What the parts of a worker share.
 pub(crate) struct Worker {
     pub(crate) config: Config,
-    pub(crate) join: JoinFile,
+    join: Mutex<JoinFile>,
+    join_path: PathBuf,
     pub(crate) disk: Arc<Disk>,
     pub(crate) rules: Rules,
     pub(crate) line: Line,
@@ -110,6 +111,15 @@ pub(crate) enum Leave {
 }
 
 impl Worker {
+    /// Where the coordinator is: as its file says now, for it may have come back elsewhere.
+    pub(crate) fn join(&self) -> JoinFile {
+        let mut known = self.join.lock().expect("no holder panics");
+        if let Ok(now) = JoinFile::read(&self.join_path) {
+            *known = now;
+        }
+        known.clone()
+    }
+
     /// The worker is to leave. Who is in a hurry decides.
     pub(crate) fn leave(&self, how: Leave) {
         self.leaving.send_if_modified(|leaving| {
@@ -141,7 +151,7 @@ impl Worker {
 /// Runs a worker until it is told to leave.
 pub async fn run(config: Config, rules: Rules, signals: watch::Receiver<u32>) -> Result<(), WorkerError> {
     config.validate()?;
-    let join = join_file(&config)?;
+    let (join, join_path) = join_file(&config)?;
     let disk = Arc::new(Disk::open(&config.directory()?, config.disk)?);
     let (listener, address) = listen(&config, &join)?;
     let identity = Identity::generate()?;
@@ -164,12 +174,13 @@ pub async fn run(config: Config, rules: Rules, signals: watch::Receiver<u32>) ->
         shelf.put(held.output);
     }
     tracing::info!(worker = %disk.id(), directory = %disk.proof().directory.display(), address = hello.shuffle_address, coordinator = join.address, "worker started");
-    tokio::spawn(Server { disk: Arc::clone(&disk), shelf: Arc::clone(&shelf), tls }.run(listener));
+    let serving = tokio::spawn(Server { disk: Arc::clone(&disk), shelf: Arc::clone(&shelf), tls }.run(listener));
     let worker = Arc::new(Worker {
         attempts: Attempts::new(config.thread_count()),
         threads: Semaphore::new(config.thread_count() as usize),
         config,
-        join,
+        join: Mutex::new(join),
+        join_path,
         disk,
         rules,
         line: Line::default(),
@@ -180,10 +191,10 @@ pub async fn run(config: Config, rules: Rules, signals: watch::Receiver<u32>) ->
         hello,
         leaving: watch::Sender::new(None),
     });
-    live(&worker, signals).await
+    live(&worker, signals, serving).await
 }
 
-async fn live(worker: &Arc<Worker>, mut signals: watch::Receiver<u32>) -> Result<(), WorkerError> {
+async fn live(worker: &Arc<Worker>, mut signals: watch::Receiver<u32>, serving: JoinHandle<()>) -> Result<(), WorkerError> {
     let heartbeats = heartbeat::start(Arc::clone(worker));
     let watching = tokio::spawn(sweep_ended(Arc::clone(worker)));
     let orphaning = tokio::spawn(end_orphans(Arc::clone(worker)));
@@ -199,8 +210,10 @@ async fn live(worker: &Arc<Worker>, mut signals: watch::Receiver<u32>) -> Result
         () = farewell(worker) => Ok(()),
         () = listening => unreachable!("it never ends"),
     };
-    for task in [watching, orphaning, polling] {
+    for task in [watching, orphaning, polling, serving] {
         task.abort();
+        // Ended by this, or before.
+        let _ = task.await;
     }
     worker.seats.clear_all().await;
     heartbeats.stop();
@@ -286,7 +299,7 @@ async fn end_orphans(worker: Arc<Worker>) {
     }
 }
 
-fn join_file(config: &Config) -> Result<JoinFile, WorkerError> {
+fn join_file(config: &Config) -> Result<(JoinFile, PathBuf), WorkerError> {
     let given = config.coordinator.clone().or_else(default_state_directory).ok_or(WorkerError::NoCoordinator)?;
     let path = if given.is_dir() { given.join(JoinFile::name(Role::Worker)) } else { given };
     let join = match JoinFile::read(&path) {
@@ -294,7 +307,7 @@ fn join_file(config: &Config) -> Result<JoinFile, WorkerError> {
         read => read?,
     };
     match join.role {
-        Role::Worker => Ok(join),
+        Role::Worker => Ok((join, path)),
         role => Err(WorkerError::Role(role)),
     }
 }
@@ -303,7 +316,9 @@ fn join_file(config: &Config) -> Result<JoinFile, WorkerError> {
 fn listen(config: &Config, join: &JoinFile) -> Result<(TcpListener, String), WorkerError> {
     let reached_from = own_address(&join.address);
     let address = config.listen.unwrap_or_else(|| match reached_from {
-        Some(own) if !is_plain(own) => SocketAddr::new(if own.is_ipv6() { std::net::Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }, 0),
+        Some(own) if !is_plain(own) => {
+            SocketAddr::new(if own.is_ipv6() { std::net::Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }, 0)
+        }
         _ => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
     });
     let failed = |source| WorkerError::Listen { address: address.to_string(), source };

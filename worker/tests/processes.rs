@@ -104,9 +104,12 @@ async fn one_process_serves_one_attempt_after_another() {
 
 #[tokio::test]
 async fn a_signal_is_named_with_the_last_words_and_the_record() {
-    for (way, signal, words) in
-        [("abort", libc::SIGABRT, ""), ("segfault", libc::SIGSEGV, ""), ("illegal-instruction", libc::SIGILL, ""), ("overflow", libc::SIGABRT, "overflowed its stack")]
-    {
+    for (way, signal, words) in [
+        ("abort", libc::SIGABRT, ""),
+        ("segfault", libc::SIGSEGV, ""),
+        ("illegal-instruction", libc::SIGILL, ""),
+        ("overflow", libc::SIGABRT, "overflowed its stack"),
+    ] {
         let place = Place::new(way);
         match place.run().await {
             Err(Fault::Signalled { signal: got, stderr }) if got == signal => assert!(stderr.contains(words), "{way}: {stderr}"),

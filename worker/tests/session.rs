@@ -42,7 +42,8 @@ impl Place {
         let command = command.chain(["--join".into(), join.into(), "--dir".into(), self.worker_directory().into()]);
         let command = command.chain(flags.split_whitespace().map(Into::into));
         let config = Config::try_parse_from(command.collect::<Vec<std::ffi::OsString>>()).unwrap();
-        let rules = Rules { guard: PathBuf::from(env!("CARGO_BIN_EXE_worker")), kill_after: Duration::from_millis(200), ..Rules::default() };
+        let rules =
+            Rules { guard: PathBuf::from(env!("CARGO_BIN_EXE_worker")), kill_after: Duration::from_millis(200), ..Rules::default() };
         let (signal, signals) = watch::channel(0);
         Running { signal, task: tokio::spawn(worker::run(config, rules, signals)) }
     }

@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn whole_blocks_of_another_segment_do_not_pass() {
         let (segments, bytes) = run(10);
-        let swapped = [&bytes[segments[2].offset as usize..][..segments[2].stored_bytes as usize], &bytes[..segments[1].stored_bytes as usize]];
+        let swapped =
+            [&bytes[segments[2].offset as usize..][..segments[2].stored_bytes as usize], &bytes[..segments[1].stored_bytes as usize]];
         let lengths: Vec<Segment> = [(1, 2), (2, 1)]
             .map(|(content, place)| Segment { stored_bytes: segments[place].stored_bytes, ..segments[content].clone() })
             .to_vec();

@@ -18,7 +18,11 @@ struct Bundled {
 }
 
 const JOBS: [Bundled; 3] = [
-    Bundled { name: "aggregate", summary: "group-by over tables: count, sum, min, max, avg of expressions", main: main_named::<aggregate::Aggregate> },
+    Bundled {
+        name: "aggregate",
+        summary: "group-by over tables: count, sum, min, max, avg of expressions",
+        main: main_named::<aggregate::Aggregate>,
+    },
     Bundled { name: "sort", summary: "records in total order, by columns or by a range of bytes", main: main_named::<sort::Sort> },
     Bundled { name: "word-count", summary: "how often each word occurs in text", main: main_named::<word_count::WordCount> },
 ];

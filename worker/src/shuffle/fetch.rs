@@ -210,12 +210,7 @@ async fn try_output(
         Some(connection) => connection,
         None => connection.insert(timeout(PATIENCE, connect(holder)).await.map_err(io::Error::from)??),
     };
-    let request = |wanted| Request {
-        capability: wish.capability,
-        attempt: output.attempt,
-        partitions: wish.partitions.clone(),
-        wanted,
-    };
+    let request = |wanted| Request { capability: wish.capability, attempt: output.attempt, partitions: wish.partitions.clone(), wanted };
     let begun = match begun {
         Some(begun) => begun,
         None => begun.insert(begin(ask(connection, request(Wanted::Index)).await?, connection, wish, output, target).await?),
@@ -243,13 +238,7 @@ async fn try_output(
 }
 
 /// Reads the index, checks it, and sets a region of the file aside.
-async fn begin(
-    length: u64,
-    connection: &mut Connection,
-    wish: &Wish,
-    output: &MapOutput,
-    target: &Target,
-) -> Result<Begun, FetchError> {
+async fn begin(length: u64, connection: &mut Connection, wish: &Wish, output: &MapOutput, target: &Target) -> Result<Begun, FetchError> {
     if length > INDEX_BYTES {
         return Err(FetchError::Damaged(format!("an index of {length} bytes")));
     }

@@ -34,7 +34,7 @@ const CONNECTIONS: usize = 256;
 const CHUNK_BYTES: usize = 512 << 10;
 /// Chunks in memory at once, for all connections.
 const CHUNKS: usize = 32;
-/// How long TLS may take.
+/// How long TLS may take, and then the first request.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a connection is kept without a request, and how long a chunk may take to be taken.
 const IDLE: Duration = Duration::from_secs(60);
@@ -150,12 +150,15 @@ impl Server {
     /// Answers one request after the other, until the peer has no more.
     async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, chunks: &Semaphore) -> io::Result<()> {
         let mut request = [0; REQUEST_BYTES];
+        // Who connects has something to ask.
+        let mut patience = HANDSHAKE;
         loop {
-            match timeout(IDLE, stream.read_exact(&mut request)).await {
+            match timeout(patience, stream.read_exact(&mut request)).await {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 Ok(read) => read?,
                 Err(_) => return Ok(()),
             };
+            patience = IDLE;
             let answer = match Request::decode(&request) {
                 Ok(request) => match self.shelf.find(&request) {
                     Ok(index) => self.look_up(request, index).await,

@@ -102,9 +102,8 @@ pub(crate) async fn gather(fetcher: &Fetcher, sight: Sight, wish: &Wish, list: &
         .iter()
         .zip(looked)
         .map(|((output, _), found)| {
-            let (data, segments) = found.unwrap_or_else(|| {
-                (fetched_path.clone(), fetched.next().expect("all that is not found in place is fetched"))
-            });
+            let (data, segments) =
+                found.unwrap_or_else(|| (fetched_path.clone(), fetched.next().expect("all that is not found in place is fetched")));
             SourceEntry { data, output: output.attempt, segments }
         })
         .collect();

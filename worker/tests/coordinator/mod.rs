@@ -23,35 +23,35 @@ const JOB: JobId = JobId(7);
 
 /// A report that has come.
 #[derive(Clone, Debug)]
-pub struct Report {
-    pub fence: Fence,
-    pub result: Result<Outcome, Failure>,
+pub(crate) struct Report {
+    pub(crate) fence: Fence,
+    pub(crate) result: Result<Outcome, Failure>,
 }
 
 /// All that there is.
-pub struct State {
+pub(crate) struct State {
     /// Of the coordinator.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// How reports are answered that are no failures.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
     /// What heartbeats are told to kill.
-    pub kill: Vec<AttemptId>,
+    pub(crate) kill: Vec<AttemptId>,
     /// What heartbeats are told.
-    pub drain: bool,
+    pub(crate) drain: bool,
     /// The job has ended.
-    pub has_ended: bool,
+    pub(crate) has_ended: bool,
     /// Registrations so far.
-    pub hellos: Vec<WorkerHello>,
+    pub(crate) hellos: Vec<WorkerHello>,
     /// What was told before the last one.
-    pub held: Vec<HeldOutput>,
+    pub(crate) held: Vec<HeldOutput>,
     /// What the last one was answered.
-    pub adopted: Vec<(AttemptId, Fence)>,
+    pub(crate) adopted: Vec<(AttemptId, Fence)>,
     /// Reports so far.
-    pub reports: BTreeMap<AttemptId, Report>,
+    pub(crate) reports: BTreeMap<AttemptId, Report>,
     /// Polls so far.
-    pub polls: usize,
+    pub(crate) polls: usize,
     /// The worker has said that it leaves.
-    pub has_left: bool,
+    pub(crate) has_left: bool,
     polls_by_epoch: BTreeMap<Epoch, usize>,
     listed: Vec<(AttemptId, Progress)>,
     grants: Vec<Grant>,
@@ -61,17 +61,17 @@ pub struct State {
 
 impl State {
     /// The session of the epoch.
-    pub fn session(&self) -> SessionId {
+    pub(crate) fn session(&self) -> SessionId {
         SessionId(self.epoch.0 << 32)
     }
 
     /// Whether the last heartbeat has listed an attempt.
-    pub fn listed(&self, attempt: AttemptId) -> bool {
+    pub(crate) fn listed(&self, attempt: AttemptId) -> bool {
         self.listed.iter().any(|(listed, _)| *listed == attempt)
     }
 
     /// Polls in an epoch.
-    pub fn polls_in(&self, epoch: Epoch) -> usize {
+    pub(crate) fn polls_in(&self, epoch: Epoch) -> usize {
         self.polls_by_epoch.get(&epoch).copied().unwrap_or(0)
     }
 
@@ -92,7 +92,7 @@ impl State {
 }
 
 /// A coordinator.
-pub struct Coordinator {
+pub(crate) struct Coordinator {
     directory: PathBuf,
     state: Arc<watch::Sender<()>>,
     inner: Arc<Mutex<State>>,
@@ -106,7 +106,7 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// Starts one, with a job whose processes behave in this way, and writes its join file for workers.
-    pub async fn start(directory: &Path, way: &str) -> Self {
+    pub(crate) async fn start(directory: &Path, way: &str) -> Self {
         std::fs::create_dir(directory.join("staging")).unwrap();
         let artifact = program();
         let spec = JobSpec {
@@ -192,28 +192,19 @@ impl Coordinator {
     }
 
     /// Closes all connections, and is there again at the same address.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         drop(self.stop.take());
         self.served.take().unwrap().await.unwrap();
         self.listen().await;
     }
 
     /// Grants a task to whoever asks next.
-    pub fn grant(&self, task: Task) -> Grant {
+    pub(crate) fn grant(&self, task: Task) -> Grant {
         let grant = {
             let mut state = self.inner.lock().unwrap();
             let fence = state.fence();
             let attempt = AttemptId { job: JOB, epoch: state.epoch, number: fence.grant };
-            let grant = Grant {
-                attempt,
-                fence,
-                task,
-                threads: 1,
-                memory_bytes: 64 << 20,
-                inputs: vec![],
-                set_aside: vec![],
-                list: None,
-            };
+            let grant = Grant { attempt, fence, task, threads: 1, memory_bytes: 64 << 20, inputs: vec![], set_aside: vec![], list: None };
             state.grants.push(grant.clone());
             grant
         };
@@ -222,18 +213,18 @@ impl Coordinator {
     }
 
     /// Changes the state.
-    pub fn change(&self, change: impl FnOnce(&mut State)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.inner.lock().unwrap());
         self.state.send_replace(());
     }
 
     /// Looks at the state.
-    pub fn now<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+    pub(crate) fn now<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.inner.lock().unwrap())
     }
 
     /// Waits until the state is as wanted. It is looked at whenever a call has come: heartbeats do.
-    pub async fn until(&self, is_wanted: impl Fn(&State) -> bool) {
+    pub(crate) async fn until(&self, is_wanted: impl Fn(&State) -> bool) {
         let mut changed = self.state.subscribe();
         let wait = async {
             while !self.now(&is_wanted) {
@@ -244,13 +235,13 @@ impl Coordinator {
     }
 
     /// Waits for an attempt's report.
-    pub async fn report_of(&self, attempt: AttemptId) -> Report {
+    pub(crate) async fn report_of(&self, attempt: AttemptId) -> Report {
         self.until(|state| state.reports.contains_key(&attempt)).await;
         self.now(|state| state.reports[&attempt].clone())
     }
 
     /// An attempt's directory in staging.
-    pub fn staged(&self, attempt: AttemptId) -> PathBuf {
+    pub(crate) fn staged(&self, attempt: AttemptId) -> PathBuf {
         self.directory.join("staging/attempts").join(attempt.directory())
     }
 }
