@@ -70,21 +70,26 @@ enum Values {
 }
 
 impl Values {
-    fn new(kind: &Type) -> Self {
+    /// Room for so many values, and for so many bytes of text.
+    fn with_capacity(kind: &Type, count: usize, bytes: usize) -> Self {
         match kind {
-            Type::Boolean => Values::Truths(BooleanBufferBuilder::new(0)),
-            Type::Date => Values::Days(Vec::new()),
-            Type::Integer | Type::Timestamp(..) => Values::Short(Vec::new()),
-            Type::Decimal(_) => Values::Long(Vec::new()),
-            Type::Float => Values::Floats(Vec::new()),
-            Type::Text | Type::Null => Values::Texts { ends: vec![0], bytes: Vec::new() },
+            Type::Boolean => Values::Truths(BooleanBufferBuilder::new(count)),
+            Type::Date => Values::Days(Vec::with_capacity(count)),
+            Type::Integer | Type::Timestamp(..) => Values::Short(Vec::with_capacity(count)),
+            Type::Decimal(_) => Values::Long(Vec::with_capacity(count)),
+            Type::Float => Values::Floats(Vec::with_capacity(count)),
+            Type::Text | Type::Null => {
+                let mut ends = Vec::with_capacity(count + 1);
+                ends.push(0);
+                Values::Texts { ends, bytes: Vec::with_capacity(bytes) }
+            }
         }
     }
 }
 
 impl Column {
     pub(crate) fn new(kind: Type) -> Self {
-        Self { values: Values::new(&kind), kind, nulls: NullBufferBuilder::new(0) }
+        Self { values: Values::with_capacity(&kind, 0, 0), kind, nulls: NullBufferBuilder::new(0) }
     }
 
     pub(crate) fn push_null(&mut self) {
@@ -140,10 +145,12 @@ impl Column {
         }
     }
 
-    /// The values so far as an array; the column is empty again.
+    /// The values so far as an array; the column is empty again, with room for as many.
     pub(crate) fn take(&mut self) -> ArrayRef {
+        let bytes = self.text_bytes();
+        let next = Values::with_capacity(&self.kind, self.nulls.len(), bytes + bytes / 8);
         let nulls = self.nulls.finish();
-        match std::mem::replace(&mut self.values, Values::new(&self.kind)) {
+        match std::mem::replace(&mut self.values, next) {
             Values::Truths(mut values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
             Values::Days(values) => Arc::new(Date32Array::new(values.into(), nulls)),
             Values::Long(values) => Arc::new(Decimal128Array::new(values.into(), nulls).with_data_type(self.kind.arrow())),
