@@ -68,7 +68,38 @@ impl<'a, J: MapReduce> Emitter<'a, J> {
     /// What the job keeps from record to record on this thread, made by `T::default()` when first asked for; one `T` at a time.
     ///
     /// It is for gathering what would else be emitted record by record. It has to be emitted in
-    /// [`end_shard`](MapReduce::end_shard), and nothing may come of it that the shard's records do not account for.
+    /// [`end_shard`](MapReduce::end_shard), and nothing may come of it that the shard's records do not account for. What is kept of a
+    /// record that turns out to be bad stays: nothing may be kept before a record is known to be good.
+    ///
+    /// ```
+    /// use shardmill::prelude::*;
+    ///
+    /// /// Counts lines.
+    /// #[derive(Args, Serialize, Deserialize)]
+    /// struct Count {}
+    /// # #[derive(Serialize, Deserialize)] struct Total { lines: u64 }
+    ///
+    /// impl MapReduce for Count {
+    /// #     type Input = Lines; type Key = (); type Value = u64; type Combine = Sum; type Output = Total;
+    ///     fn map(&self, _: &str, out: &mut Emitter<'_, Self>) -> Result {
+    ///         *out.local::<u64>() += 1;
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn end_shard(&self, out: &mut Emitter<'_, Self>) -> Result {
+    ///         match std::mem::take(out.local::<u64>()) {
+    ///             0 => {}
+    ///             lines => out.emit((), lines),
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// #     fn reduce(&self, _: (), lines: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Total { lines: lines.sum() }) }
+    /// }
+    /// # fn main() -> Result {
+    /// assert_eq!(shardmill::testing::run(Count {}, "one\ntwo\nthree\n")?, "lines\n3\n");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn local<T: Default + Send + 'static>(&mut self) -> &mut T {
         self.collector.local()
     }
