@@ -41,10 +41,11 @@ pub(super) fn write(order: &Order, name: &str, bytes: &[u8]) -> Result<Digest, T
         if order.durable { file.sync_all() } else { Ok(()) }
     });
     written.map_err(|source| Fault::disk(&path, source))?;
+    settle(order)?;
     Ok(Digest::of(bytes))
 }
 
-/// Makes sure that the names of the files are on the disk too.
+/// Makes sure that the names of files are on the disk too.
 pub(super) fn settle(order: &Order) -> Result<(), TaskError> {
     if order.durable {
         File::open(&order.staged).and_then(|directory| directory.sync_all()).map_err(|source| Fault::disk(&order.staged, source))?;

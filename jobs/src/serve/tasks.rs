@@ -126,15 +126,13 @@ impl<J: MapReduce + Args> JobProcess<J> {
         self.pool = Some(Arc::clone(&pool));
         let max_bad_records = self.request.max_bad_records;
         let means = Means { order, threads, pool, progress, slots, tight: self.tight, max_bad_records };
-        let outcome = match &order.task {
+        match &order.task {
             Task::Draft => self.draft(&means),
             Task::Survey(range) => self.survey(range.clone(), &means),
             Task::Plan => self.plan(&means),
             Task::Map(shards) => self.map(shards.clone(), &means),
             Task::Reduce(partitions) => self.reduce(partitions.clone(), &means),
-        }?;
-        staged::settle(order)?;
-        Ok(outcome)
+        }
     }
 
     fn draft(&self, means: &Means<'_>) -> Result<Outcome, TaskError> {
@@ -234,6 +232,7 @@ impl<J: MapReduce + Args> JobProcess<J> {
         };
         let path_of = |partition| order.staged.join(plan.sink.part_name(partition));
         let parts = reduce_partitions(job, &sources, range.clone(), partitions, &plan.sink, path_of, &settings, pool)?;
+        staged::settle(order)?;
         let parts = range.zip(parts).map(|(partition, part)| Part {
             name: plan.sink.part_name(partition),
             records: part.records,
