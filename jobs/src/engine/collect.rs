@@ -27,6 +27,9 @@ pub(crate) const KEY_BYTES: usize = 64 << 10;
 /// The longest value.
 pub(crate) const VALUE_BYTES: usize = 64 << 20;
 
+/// So many values that own memory are folded before it is looked how much they own, unless their record ends before.
+const EMITTED_AT_ONCE: u32 = 64;
+
 /// What a thread has collected.
 pub(crate) enum Store<J: MapReduce> {
     Table(Table<J::Value, J::Combine>),
@@ -76,6 +79,8 @@ pub(crate) struct Collector<J: MapReduce> {
     limit_bytes: usize,
     /// Memory held when the last record was mapped, as the thread that mapped it saw it.
     pub(crate) collected_bytes: usize,
+    /// Values that own memory, counted since the thread began.
+    emitted: u32,
     counters: Vec<(&'static str, u64)>,
     /// Counts of the record at hand, added when its `map` returns.
     pending_counts: Vec<(&'static str, u64)>,
@@ -161,6 +166,7 @@ impl<J: MapReduce> Collector<J> {
             heap_base: heap::balance(),
             limit_bytes: settings.collect_bytes,
             collected_bytes: 0,
+            emitted: 0,
             counters: Vec::new(),
             pending_counts: Vec::new(),
             key_scratch: Vec::new(),
@@ -193,6 +199,12 @@ impl<J: MapReduce> Collector<J> {
             held.folded.push(J::Value::own(value));
         } else if combine(&mut self.store, bytes, J::Value::own(value), readable) == Room::Full {
             self.spill_or_fail();
+        } else if std::mem::needs_drop::<J::Value>() {
+            // One record may emit more than the share holds.
+            self.emitted = self.emitted.wrapping_add(1);
+            if self.emitted.is_multiple_of(EMITTED_AT_ONCE) && self.held_bytes() > self.limit_bytes {
+                self.spill_values();
+            }
         }
     }
 

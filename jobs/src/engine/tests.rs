@@ -374,3 +374,46 @@ fn no_part_of_quoted_csv_is_above_one_and_a_half_times_the_mean_however_it_was_o
         }
     }
 }
+
+/// Emits a long text under each of many keys, all from one record.
+struct Flood;
+
+impl MapReduce for Flood {
+    type Input = Lines;
+    type Key = u32;
+    type Value = String;
+    type Combine = crate::Max;
+    type Output = Gathered;
+
+    fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result {
+        for key in 0..1_000 {
+            out.emit(key, line.repeat(10_000));
+        }
+        Ok(())
+    }
+
+    fn reduce(&self, key: u32, mut texts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+        let words = texts.next().ok_or("no value")?.len().to_string();
+        out.write(Gathered { letter: key.to_string(), words })
+    }
+}
+
+#[test]
+fn a_record_that_emits_more_than_the_share_holds_is_spilled_while_it_is_mapped() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("in.txt");
+    std::fs::write(&input, "x\n").unwrap();
+    let options = Options {
+        request: RunRequest::new([input.display().to_string()], directory.path().join("out")),
+        threads: 1,
+        memory_bytes: Some(64 << 20),
+        temp_directory: None,
+        durable: false,
+        tight: Some(Tight { collect_bytes: 1 << 20, merge_bytes: 4096, fan_in: 8 }),
+        is_reference: false,
+    };
+    let summary = crate::testing::run_once(Flood, options).unwrap();
+    assert_eq!(summary.groups, 1_000);
+    // 10 MB in pieces of at most a megabyte and 64 values.
+    assert!(summary.spilled_runs >= 6, "{} runs", summary.spilled_runs);
+}
