@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::fmt::Write;
 
-use shardmill_datasets::line_of;
+use shardmill_datasets::{ReadError, line_of};
 
 use crate::fault::{BadRecord, Fault};
 use crate::local::RunError;
@@ -46,6 +46,11 @@ pub(crate) fn card(error: &RunError) -> String {
 fn next_step(error: &RunError) -> Option<&'static str> {
     match error {
         RunError::Fault(Fault::DiskFull { .. }) => Some("make room, or spill elsewhere with --temp-dir"),
+        // It says itself what would do.
+        RunError::Fault(Fault::Input(ReadError::NoRoom { .. })) => None,
+        RunError::Fault(Fault::Input(ReadError::RecordTooLong { .. } | ReadError::FieldTooLong { .. })) => {
+            Some("allow longer records with --max-record-bytes")
+        }
         RunError::Fault(Fault::Input(_)) => Some("nothing was written; run it again on an input that stays as it is"),
         RunError::Temp { .. } => Some("choose another place with --temp-dir"),
         _ => None,

@@ -16,7 +16,7 @@ fn figure(told: &str) -> &str {
 /// A file with one row group and one page for each of `columns` columns of text, of so many bytes.
 fn parquet_of_pages(columns: usize, page_bytes: usize) -> Vec<u8> {
     let rows = 16;
-    let text: ArrayRef = Arc::new((0..rows).map(|row| Some(format!("{row:>0$}", page_bytes / rows))).collect::<StringArray>());
+    let text: ArrayRef = Arc::new((0..rows).map(|row| Some(format!("{row:02}{}", "x".repeat(page_bytes / rows)))).collect::<StringArray>());
     let batch = RecordBatch::try_from_iter((0..columns).map(|column| (format!("c{column}"), Arc::clone(&text)))).unwrap();
     let properties = WriterProperties::builder()
         .set_dictionary_enabled(false)
@@ -84,14 +84,14 @@ fn records_as_long_as_asked_for_must_fit() {
 #[test]
 fn a_zstd_window_that_a_thread_has_no_room_for_is_refused_with_a_budget_that_would_do() {
     let place = Place::new();
-    let input = place.write("text.txt.zst", zstd_with_window(26, 100 << 20));
+    let input = place.write("text.txt.zst", zstd_with_window(26, 1 << 20));
     let job = || Job::new("word-count", &place.path("out")).input(&input).with("--threads 4");
     let told = job().with("--memory 256MiB").run().failure(2);
     assert!(told.contains("text.txt.zst") && told.contains("64 MiB"), "{told}");
     let (summary, _) = job().with("--memory").arg(figure(&told)).run().success();
     assert_eq!(summary.groups, 2);
     // Behind a small frame it is met only while reading.
-    let both = [zstd::encode_all(&b"first\n"[..], 1).unwrap(), zstd_with_window(26, 100 << 20)].concat();
+    let both = [zstd::encode_all(&b"first\n"[..], 1).unwrap(), zstd_with_window(26, 1 << 20)].concat();
     let input = place.write("two.txt.zst", both);
     let told = Job::new("word-count", &place.path("two")).input(input).with("--threads 4 --memory 256MiB").run().failure(1);
     assert!(told.contains("two.txt.zst") && told.contains("zstd window at byte 6 ") && told.contains("--memory 2048MiB"), "{told}");
