@@ -14,6 +14,14 @@ use shardmill_datasets::sink::WriteError;
 use shardmill_protocol::AttemptId;
 
 /// A record on which `map` failed, or that could not be read as what it should be.
+///
+/// ```
+/// use shardmill::{BadRecord, Fault};
+///
+/// let (file, bytes) = ("sales.csv".into(), b"Faro,".to_vec());
+/// let bad = BadRecord { shard: 0, record: 3, offset: 17, file, cause: "no price".to_owned(), bytes };
+/// assert_eq!(Fault::BadRecord(Box::new(bad)).to_string(), "record 3 of shard 0 of sales.csv is bad: no price");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BadRecord {
     /// The shard's number in the plan.
@@ -64,6 +72,11 @@ impl fmt::Display for Phase {
 }
 
 /// Why an attempt ended without a result.
+///
+/// ```
+/// let fault = shardmill::Fault::ReduceFailed { key: "\"Faro\"".to_owned(), cause: "no sales".to_owned() };
+/// assert_eq!(fault.to_string(), "reduce failed on key \"Faro\": no sales");
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// More bad records than the job allows; the first of them.

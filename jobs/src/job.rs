@@ -24,10 +24,26 @@ use crate::value::Value;
 pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// The record that a job's `map` receives.
+///
+/// ```
+/// use shardmill::{Emitter, MapReduce, Record};
+///
+/// fn is_good<J: MapReduce>(job: &J, record: Record<'_, J>, out: &mut Emitter<'_, J>) -> bool {
+///     job.map(record, out).is_ok()
+/// }
+/// ```
 pub type Record<'a, J> = <<J as MapReduce>::Input as Shape>::Record<'a>;
 /// The key as a job emits and reduces it.
+///
+/// ```
+/// use shardmill::{Emitter, KeyRef, MapReduce, ValueRef};
+///
+/// fn emit<J: MapReduce>((key, value): (KeyRef<'_, J>, ValueRef<'_, J>), out: &mut Emitter<'_, J>) {
+///     out.emit(key, value);
+/// }
+/// ```
 pub type KeyRef<'a, J> = <<J as MapReduce>::Key as Key>::Ref<'a>;
-/// The value as a job emits it.
+/// The value as a job emits it; [`KeyRef`] has an example.
 pub type ValueRef<'a, J> = <<J as MapReduce>::Value as Value>::Ref<'a>;
 
 /// How keys are spread over partitions.

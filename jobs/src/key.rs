@@ -89,6 +89,12 @@ pub trait Key: 'static {
 }
 
 /// Why bytes are not the encoding of a key.
+///
+/// ```
+/// use shardmill::key::KeyError;
+///
+/// assert_eq!(KeyError::Truncated { part: "u64" }.to_string(), "the bytes of a key end within its u64");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The bytes end before the key does.

@@ -46,6 +46,11 @@ pub fn words(text: &str) -> Words<'_> {
 }
 
 /// The words of a text; made by [`words`].
+///
+/// ```
+/// let mut words = shardmill::words(" to  be\n");
+/// assert_eq!([words.next(), words.next(), words.next()], [Some("to"), Some("be"), None]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Words<'a> {
     text: &'a str,
