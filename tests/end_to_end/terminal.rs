@@ -23,7 +23,7 @@ fn terminal() -> (File, OwnedFd) {
 #[test]
 fn each_phase_has_a_bar_with_bytes_rate_time_left_and_spill() {
     let place = Place::new();
-    let text: Vec<u8> = distinct_words(200_000).flat_map(|piece| piece.as_ref().to_vec()).collect();
+    let text: String = distinct_words(200_000).collect();
     let input = place.write("text.txt", text);
     let (mut ours, theirs) = terminal();
     let mut job = Command::new(program("word-count"));
