@@ -40,7 +40,7 @@ pub fn prefix(key: &[u8]) -> u64 {
 #[derive(Debug)]
 pub struct Merge<S> {
     sources: Vec<S>,
-    /// The prefix of each source's current key.
+    /// The prefix of each source's current key; the largest there is where a source has ended.
     prefixes: Vec<u64>,
     ended: Vec<bool>,
     /// `losers[0]` is the winner; node n plays the winners of nodes 2n and 2n + 1, leaves follow the inner nodes.
@@ -56,7 +56,7 @@ impl<S: Source> Merge<S> {
         for source in &mut sources {
             let has_record = source.advance()?;
             ended.push(!has_record);
-            prefixes.push(if has_record { prefix(source.key()) } else { 0 });
+            prefixes.push(if has_record { prefix(source.key()) } else { u64::MAX });
         }
         let live = ended.iter().filter(|ended| !**ended).count();
         let mut merge = Self { losers: vec![0; sources.len().max(1)], sources, prefixes, ended, live };
@@ -81,12 +81,10 @@ impl<S: Source> Merge<S> {
     #[inline]
     fn is_before(&self, a: u32, b: u32) -> bool {
         let (a, b) = (a as usize, b as usize);
-        if self.ended[a] || self.ended[b] {
-            return !self.ended[a] && self.ended[b] || self.ended[a] == self.ended[b] && a < b;
-        }
         match self.prefixes[a].cmp(&self.prefixes[b]) {
             Ordering::Less => true,
             Ordering::Greater => false,
+            Ordering::Equal if self.ended[a] || self.ended[b] => (self.ended[a], a) < (self.ended[b], b),
             Ordering::Equal => {
                 let (left, right) = (&self.sources[a], &self.sources[b]);
                 (left.key(), left.sequence(), a) < (right.key(), right.sequence(), b)
@@ -109,6 +107,7 @@ impl<S: Source> Merge<S> {
             self.prefixes[winner] = prefix(source.key());
         } else {
             self.ended[winner] = true;
+            self.prefixes[winner] = u64::MAX;
             self.live -= 1;
         }
         let mut winner = winner as u32;

@@ -337,14 +337,23 @@ pub(crate) struct Groups {
     merge: Merge<StretchReader>,
     /// The current group's key.
     key: Vec<u8>,
-    /// The record at the head was handed out, and the next one is to be fetched.
-    is_spent: bool,
+    head: Head,
+}
+
+/// What the record at the head of the merge is to the current group. Known, so that keys are compared once for each record.
+enum Head {
+    /// Its next one.
+    Next,
+    /// The one that was handed out.
+    Spent,
+    /// The first one behind it, or none.
+    Behind,
 }
 
 impl Groups {
     fn new(sources: Vec<StretchReader>, mut key: Vec<u8>) -> Result<Self, Fault> {
         key.clear();
-        Ok(Self { merge: Merge::new(sources)?, key, is_spent: false })
+        Ok(Self { merge: Merge::new(sources)?, key, head: Head::Behind })
     }
 
     /// Goes on to the next group; false at the end. The group before must be read to its end.
@@ -352,21 +361,25 @@ impl Groups {
         let Some(head) = self.merge.head() else { return Ok(false) };
         self.key.clear();
         self.key.extend_from_slice(head.key());
+        self.head = Head::Next;
         Ok(true)
     }
 
-    /// The next value of the group with this key; after the last one, nothing.
+    /// The next value of the current group, which has this key; after the last one, nothing.
     pub(crate) fn next_value(&mut self, key: &[u8]) -> Result<Option<&[u8]>, Fault> {
-        if std::mem::take(&mut self.is_spent) {
-            self.merge.advance()?;
-        }
-        match self.merge.head() {
-            Some(head) if head.key() == key => {
-                self.is_spent = true;
-                Ok(Some(head.value()))
+        match self.head {
+            Head::Next => {}
+            Head::Behind => return Ok(None),
+            Head::Spent => {
+                self.merge.advance()?;
+                if self.merge.head().is_none_or(|head| head.key() != key) {
+                    self.head = Head::Behind;
+                    return Ok(None);
+                }
             }
-            _ => Ok(None),
         }
+        self.head = Head::Spent;
+        Ok(self.merge.head().map(Source::value))
     }
 
     /// Reads over what `reduce` has left of a group.
