@@ -1,5 +1,6 @@
 //! Reducing: the groups of each partition go through `reduce`, and what it writes becomes a part.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
@@ -17,7 +18,7 @@ use super::map::call_hook;
 use super::queue::{Queue, all_or_first};
 use super::sources::{Groups, Reader, Sources, undecodable};
 use super::{Progress, Settings};
-use crate::catch::catch;
+use crate::catch::{Panic, catch};
 use crate::fault::{Fault, Phase};
 use crate::job::{MapReduce, Result as JobResult, ValueRef};
 use crate::key::Key;
@@ -212,9 +213,9 @@ pub(crate) fn reduce_partitions<J: MapReduce>(
         let mut reader = Reader::new(sources, partitions, job, settings);
         while let Some(partition) = queue.take() {
             slot.enter(Suspect { unit: partition, record: 0, offset: 0 });
-            // Combiners run while tables are merged; panics in `reduce` are caught closer by.
-            let reduced = catch(|| reduce_partition(job, &mut reader, partition, sink, &path_of(partition), settings, (slot, &queue)))
-                .unwrap_or_else(|panic| Err(Fault::Panicked { phase: Phase::Combine, cause: panic.message }));
+            let mut watch = Watch { slot, queue: &queue, fault: None, key: Cell::new(None) };
+            let reduced = catch(|| reduce_partition(job, &mut reader, partition, sink, &path_of(partition), settings, &mut watch))
+                .unwrap_or_else(|panic| Err(watch.fault_of(panic)));
             slot.leave();
             match reduced {
                 Ok(summary) => {
@@ -243,6 +244,44 @@ pub(crate) fn reduce_partitions<J: MapReduce>(
 /// After so many groups it is told that they are reduced, and asked whether to go on.
 const GROUPS_TOLD: u64 = 4096;
 
+/// Who watches a partition being reduced, and what is known of it when a panic leaves it: one is caught per partition, not per group.
+struct Watch<'a> {
+    slot: Slot<'a>,
+    queue: &'a Queue,
+    /// What the engine has met while a `reduce` was running.
+    fault: Option<Fault>,
+    /// The key whose `reduce` the panic has left.
+    key: Cell<Option<String>>,
+}
+
+impl Watch<'_> {
+    fn fault_of(self, panic: Panic) -> Fault {
+        match (self.fault.or_else(|| READ_FAULT.take()), self.key.into_inner()) {
+            // A job that meets the end of its values too early may well panic.
+            (Some(fault), _) => fault,
+            (None, Some(key)) => Fault::ReduceFailed { key, cause: panic.message },
+            // Combiners run while tables are merged.
+            (None, None) => Fault::Panicked { phase: Phase::Combine, cause: panic.message },
+        }
+    }
+}
+
+/// Runs `reduce` for `key`; a panic that leaves it leaves the key in `left`. Costs nothing where there is none.
+#[inline(always)]
+fn reducing<T>(key: &[u8], left: &Cell<Option<String>>, reduce: impl FnOnce() -> T) -> T {
+    struct Leaving<'a>(&'a [u8], &'a Cell<Option<String>>);
+    impl Drop for Leaving<'_> {
+        #[cold]
+        fn drop(&mut self) {
+            self.1.set(Some(show_key(self.0)));
+        }
+    }
+    let leaving = Leaving(key, left);
+    let result = reduce();
+    std::mem::forget(leaving);
+    result
+}
+
 fn reduce_partition<J: MapReduce>(
     job: &J,
     reader: &mut Reader<'_, J>,
@@ -250,12 +289,13 @@ fn reduce_partition<J: MapReduce>(
     sink: &SinkSpec,
     path: &Path,
     settings: &Settings,
-    (slot, queue): (Slot<'_>, &Queue),
+    watch: &mut Watch<'_>,
 ) -> Result<PartSummary, Fault> {
     let mut part = PartWriter::create(path, sink)?;
     let mut state = <J::Output as OutputType<J>>::begin(job);
     let mut scratch = Bump::new();
-    let (mut groups, mut fault) = (0u64, None);
+    let Watch { slot, queue, fault, key: left } = watch;
+    let mut groups = 0u64;
     reader.for_each_group(partition, |bytes, values| {
         slot.go_on(groups, 0);
         groups += 1;
@@ -265,27 +305,22 @@ fn reduce_partition<J: MapReduce>(
                 return Err(Fault::Interrupted);
             }
         }
-        let outcome = catch(|| {
+        let outcome = reducing(bytes, left, || {
             let key = J::Key::decode(bytes, &scratch)?;
-            let mut output = Output { part: &mut part, state: &mut state, fault: &mut fault };
+            let mut output = Output { part: &mut part, state: &mut state, fault };
             job.reduce(key, values, &mut output)
         });
         if let Some(fault) = fault.take().or_else(|| READ_FAULT.take()) {
             return Err(fault);
         }
-        let cause = match outcome {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(panic) => Some(panic.message),
-        };
         if scratch.allocated_bytes() > 0 {
             scratch.reset();
         }
-        cause.map_or(Ok(()), |cause| Err(Fault::ReduceFailed { key: show_key(bytes), cause }))
+        outcome.map_err(|error| Fault::ReduceFailed { key: show_key(bytes), cause: error.to_string() })
     })?;
-    let mut output = Output::<J> { part: &mut part, state: &mut state, fault: &mut fault };
+    let mut output = Output::<J> { part: &mut part, state: &mut state, fault };
     let ended = <J::Output as OutputType<J>>::end(&mut output);
-    if let Some(fault) = fault {
+    if let Some(fault) = fault.take() {
         return Err(fault);
     }
     ended.map_err(|error| Fault::Unwritable { path: path.into(), detail: error.to_string() })?;

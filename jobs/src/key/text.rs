@@ -29,6 +29,10 @@ impl Key for String {
 
     #[inline]
     fn decode<'a>(bytes: &'a [u8], _: &'a Bump) -> Result<&'a str, KeyError> {
+        if bytes.len() <= 32 && bytes.is_ascii() {
+            // SAFETY: ASCII is UTF-8. (Most keys are words, and the check below is made for longer texts.)
+            return Ok(unsafe { std::str::from_utf8_unchecked(bytes) });
+        }
         simdutf8::basic::from_utf8(bytes).map_err(|_| KeyError::Encoding)
     }
 }
