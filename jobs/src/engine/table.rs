@@ -27,8 +27,9 @@ const OVERRUN: usize = 64;
 /// The tag of keys that lie in the arena; short keys have their length + 1 there, empty slots nothing.
 const LONG: u64 = 0xFF;
 const TAG: u64 = 0xFF;
-/// Tables up to this size are made with room to grow: memory is what large ones must not waste.
-const SMALL_BYTES: usize = 32 << 20;
+/// Up to this size, and within their limit, tables grow fourfold: it is rarer, and probes are short in a table that is mostly empty.
+/// Memory is what larger ones must not waste.
+const SMALL_BYTES: usize = 160 << 20;
 /// Bytes of long keys that may wait in the ring.
 const STAGED_BYTES: usize = 256 << 10;
 
@@ -294,11 +295,11 @@ impl<V, C: Combine<V>> Table<V, C> {
     #[inline(never)]
     fn grow_or_say_full(&mut self) -> Room {
         let bytes = |slots: usize| (slots + OVERRUN) * size_of::<Slot<V>>();
-        // While it is small, a table grows fourfold. Old and new stand side by side for a moment, and the limit covers both.
+        // Old and new stand side by side for a moment, and the limit covers both. Entries are numbered with 32 bits.
         let rest = self.held_bytes() + self.used * size_of::<Entry>();
-        let factor = if bytes(self.slots * 4) <= SMALL_BYTES { 4 } else { 2 };
-        // Entries are numbered with 32 bits.
-        if self.slots < 1 << 31 && bytes(self.slots * factor) + rest <= self.limit_bytes {
+        let fits = |factor: usize| self.slots < 1 << 31 && bytes(self.slots * factor) + rest <= self.limit_bytes;
+        let factor = if bytes(self.slots * 4) <= SMALL_BYTES && fits(4) { 4 } else { 2 };
+        if fits(factor) {
             self.grow(self.slots * factor);
             return Room::Left;
         }
