@@ -3,9 +3,7 @@
 //! A worker that asks is given to the job that has the fewest threads in use. It gets a part of what is pending that would keep
 //! all threads busy for a while, and smaller ones towards the end (guided self-scheduling): tasks are few, and workers finish together.
 
-use std::ops::Range;
-
-use shardmill_protocol::task::{MAX_RANGE, SetAside, TaskKind};
+use shardmill_protocol::task::{SetAside, TaskKind};
 use shardmill_protocol::{AttemptId, Fence, Grant, JobId, SessionId, Task, WorkerId};
 
 use crate::action::{Action, Answer, Notice};
@@ -14,6 +12,7 @@ use crate::event::{ReplyId, Tick};
 use crate::fleet::{Held, Wish};
 use crate::job::Job;
 use crate::pending::{Shape, Terms};
+use crate::range::{cut, task_of};
 use crate::scheduler::Scheduler;
 use crate::share::{Need, Share};
 
@@ -280,32 +279,5 @@ impl Job {
         let pieces = work.and_then(|work| work.pending().next_change(now));
         let workers = self.standings.values().map(|standing| standing.until).filter(|until| *until > now).min();
         pieces.into_iter().chain(workers).min()
-    }
-}
-
-/// The task of a kind with a range.
-pub(crate) fn task_of(kind: TaskKind, range: Range<u32>) -> Task {
-    match kind {
-        TaskKind::Draft => Task::Draft,
-        TaskKind::Survey => Task::Survey(range),
-        TaskKind::Plan => Task::Plan,
-        TaskKind::Map => Task::Map(range),
-        TaskKind::Reduce => Task::Reduce(range),
-    }
-}
-
-/// Where a task ends that begins where a piece does: with the worker's part of an even cut of all that is pending.
-fn cut(work: &crate::work::Work, kind: TaskKind, piece: &Range<u32>, share: Share, threads: u64, cuts: u64) -> u32 {
-    let weights = work.weights.as_ref().expect("what is granted has weights");
-    let part =
-        |of: u64, cuts: u64| u64::try_from(u128::from(of) * u128::from(share.threads) / u128::from(threads.max(1) * cuts)).unwrap_or(of);
-    let fair = part(work.pending_weight(), cuts);
-    let target = if matches!(weights, crate::weights::Weights::Known(_)) { fair.min(share.memory_bytes) } else { fair };
-    // As many units as there are threads, if that leaves as many to the others.
-    let least = u64::from(share.threads).min(part(work.pending().units(), 1)).max(1) as u32;
-    let end = weights.fit(piece, target).max(piece.start.saturating_add(least)).min(piece.end);
-    match kind {
-        TaskKind::Survey | TaskKind::Reduce => end.min(piece.start.saturating_add(MAX_RANGE)),
-        TaskKind::Draft | TaskKind::Plan | TaskKind::Map => end,
     }
 }

@@ -13,9 +13,9 @@ use crate::attempt::Live;
 use crate::event::{ReplyId, Tick};
 use crate::fact::{Ending, Fact, Failed};
 use crate::fleet::Session;
-use crate::grant::task_of;
 use crate::job::Stage;
 use crate::pending::{Shape, Terms};
+use crate::range::task_of;
 use crate::scheduler::Scheduler;
 use crate::work::{Gave, Holding};
 

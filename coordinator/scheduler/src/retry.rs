@@ -10,16 +10,15 @@ use std::time::Duration;
 use shardmill_protocol::fault::Charge as Charged;
 use shardmill_protocol::task::{SetAside, TaskKind};
 use shardmill_protocol::view::AttemptState;
-use shardmill_protocol::{AttemptId, Failure, Fault, JobId, Task, WorkerId};
+use shardmill_protocol::{AttemptId, Failure, Fault, JobId, Task};
 
-use crate::action::Notice;
 use crate::attempt::Live;
 use crate::config::Config;
 use crate::event::Tick;
 use crate::fact::{Ending, Fact, Failed};
-use crate::grant::task_of;
 use crate::job::{Job, Stage};
 use crate::pending::{Shape, Terms};
+use crate::range::task_of;
 use crate::scheduler::Scheduler;
 
 /// What is held against a shard or partition.
@@ -36,16 +35,6 @@ struct Mark {
     kind: &'static str,
     detail: i64,
     record: Option<u64>,
-}
-
-/// What is held against a worker, in one job.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
-    pub(crate) charges: u32,
-    /// It gets nothing before that.
-    pub(crate) until: Tick,
-    /// It gets nothing at all.
-    pub(crate) out: bool,
 }
 
 /// What follows from charging a unit.
@@ -282,44 +271,6 @@ impl Scheduler {
         let shape = if work.was_accepted(&range) { Shape::Whole } else { terms.shape };
         work.put(range, Terms { shape, ..terms });
         self.stir.all = true;
-    }
-
-    /// Charges a worker in a job: it gets nothing of it for a while, and nothing at all if it happens again and again.
-    pub(crate) fn charge_worker(&mut self, id: JobId, worker: WorkerId, attempt: AttemptId) {
-        let workers = self.fleet.sessions.len();
-        let (limit, now) = (self.config.worker_charges, self.now);
-        let out = self.job(id).standings.values().filter(|standing| standing.out).count();
-        let charges = self.jobs[&id].standings.get(&worker).map_or(0, |standing| standing.charges) + 1;
-        let until = Tick(now.0 + backoff(&self.config, charges, attempt));
-        let standing = self.job(id).standings.entry(worker).or_default();
-        (standing.charges, standing.until) = (charges, until);
-        if charges >= limit && !standing.out && (out + 1) * 3 <= workers {
-            standing.out = true;
-            self.outbox.notice(Notice::LeftOut(id, worker));
-        }
-    }
-
-    /// Workers have gone: those of them that were left out are forgotten, and if too many of the rest are left out, all are let in again.
-    pub(crate) fn review_standings(&mut self) {
-        let workers = self.fleet.sessions.len();
-        for id in &self.open {
-            let job = self.jobs.get_mut(id).expect("open jobs are known");
-            job.standings.retain(|worker, _| self.fleet.lives(*worker));
-            let out = job.standings.values().filter(|standing| standing.out).count();
-            if out * 3 > workers {
-                job.standings.clear();
-                self.outbox.notice(Notice::LetInAgain(*id));
-                self.stir.all = true;
-            }
-        }
-    }
-
-    /// Notes that a worker did not find an input file; returns whether it is the only one, and others can be asked.
-    fn missing_only_there(&mut self, id: JobId, worker: WorkerId) -> bool {
-        let others = self.fleet.sessions.values().any(|session| session.worker != worker && session.takes_tasks());
-        let job = self.job(id);
-        job.missing.insert(worker);
-        others && job.missing.len() == 1
     }
 
     /// Ends an attempt that is of no more use, though its worker still has it.

@@ -1,63 +1,18 @@
-//! Views: what the shell shows to clients and needs for publishing. Nothing here changes anything.
+//! Views: what the shell shows to clients. Nothing here changes anything.
 //!
 //! A job is shown as ended only when the fact is on the disk: a client that has seen the end goes away.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use shardmill_protocol::task::{MapOutput, Part, PlanFacts, SetAside, Tally, TaskKind};
-use shardmill_protocol::view::{AttemptState, AttemptView, EndingView, JobStatus, JobView, PhaseView, Spread, WorkerState, WorkerView};
-use shardmill_protocol::{AttemptId, Digest, Epoch, Fault, Input, JobId, SessionId, WorkerId};
+use shardmill_protocol::task::TaskKind;
+use shardmill_protocol::view::{AttemptState, AttemptView, JobStatus, JobView, PhaseView, Spread, WorkerState, WorkerView};
+use shardmill_protocol::{Epoch, JobId, SessionId, WorkerId};
 
+use crate::ending::ending_view;
 use crate::event::{Submission, Tick};
-use crate::fact::{Ending, Failed};
 use crate::job::{Ended, Job, Stage};
 use crate::scheduler::{Scheduler, millis};
-use crate::work::Gave;
-
-/// What a reduce attempt reads.
-#[derive(Debug)]
-pub struct Sources<'a> {
-    job: &'a Job,
-    list: Digest,
-}
-
-impl<'a> Sources<'a> {
-    /// The digest of the list.
-    pub fn list(&self) -> Digest {
-        self.list
-    }
-
-    /// The map outputs in the order of their shards, with their holders; nothing while one of them is being mapped again.
-    pub fn outputs(&self) -> Option<impl Iterator<Item = (MapOutput, WorkerId)> + use<'a>> {
-        let whole = self.job.works[&TaskKind::Map].is_complete();
-        let id = self.job.id();
-        whole.then(|| {
-            self.job
-                .outputs()
-                .map(move |(shards, index, accepted)| (MapOutput { shards, attempt: accepted.attempt(id), index }, accepted.worker))
-        })
-    }
-}
-
-/// What publishing needs to know of a job whose partitions are all done.
-#[derive(Debug)]
-pub struct Manifest<'a> {
-    /// The parts in the order of their partitions, each with the attempt in whose directory it lies.
-    pub parts: Vec<(AttemptId, &'a Part)>,
-    /// The files with records that were set aside, in the order of their shards, each with how many it holds.
-    pub quarantine: Vec<(Input, u64)>,
-    /// Records that were left out as they brought job processes down; they are in the files as well.
-    pub set_aside: Vec<SetAside>,
-    /// Sums over accepted attempts.
-    pub tally: &'a Tally,
-    /// The plan.
-    pub plan: Input,
-    /// What the plan says.
-    pub facts: &'a PlanFacts,
-    /// The digest of the manifest, once it is committed.
-    pub committed: Option<Digest>,
-}
 
 impl Scheduler {
     /// The coordinator's epoch.
@@ -96,43 +51,6 @@ impl Scheduler {
     /// The worker of a session that lives.
     pub fn worker_of(&self, session: SessionId) -> Option<WorkerId> {
         self.fleet.sessions.get(&session).map(|session| session.worker)
-    }
-
-    /// What a reduce attempt reads that lives in this session.
-    pub fn sources(&self, session: SessionId, attempt: AttemptId) -> Option<Sources<'_>> {
-        let job = self.jobs.get(&attempt.job)?;
-        let live = job.live.get(&attempt).filter(|live| live.session == session && live.task.kind() == TaskKind::Reduce);
-        live.and(job.list).map(|list| Sources { job, list })
-    }
-
-    /// What publishing needs, once all partitions are done and until the job has ended.
-    pub fn manifest(&self, job: JobId) -> Option<Manifest<'_>> {
-        let job = self.jobs.get(&job)?;
-        let committed = match &job.stage {
-            Stage::Assembling => None,
-            Stage::Committed(digest) => Some(*digest),
-            Stage::Working | Stage::Ended(_) => return None,
-        };
-        let reduced = job.works.get(&TaskKind::Reduce)?.done.values();
-        let parts = reduced.flat_map(|accepted| match &accepted.gave {
-            Gave::Parts(parts) => parts.iter().map(|part| (accepted.attempt(job.id()), part)).collect(),
-            Gave::File(_) | Gave::Plan(_) | Gave::Output { .. } => Vec::new(),
-        });
-        let quarantine = job.outputs().filter_map(|(_, _, accepted)| match &accepted.gave {
-            Gave::Output { quarantine: Some(file), .. } => {
-                Some((Input { attempt: accepted.attempt(job.id()), name: "quarantine".to_owned(), digest: file.1 }, file.0))
-            }
-            Gave::Output { quarantine: None, .. } | Gave::File(_) | Gave::Plan(_) | Gave::Parts(_) => None,
-        });
-        Some(Manifest {
-            parts: parts.collect(),
-            quarantine: quarantine.collect(),
-            set_aside: job.set_aside.iter().copied().collect(),
-            tally: &job.tally,
-            plan: job.inputs(TaskKind::Map).pop()?,
-            facts: job.plan.as_ref()?,
-            committed,
-        })
     }
 
     /// Where a job stands. Its `name` is empty: only the shell can read the spec.
@@ -288,55 +206,5 @@ fn live_views(job: &Job, now: Tick) -> impl Iterator<Item = AttemptView> + '_ {
         progress: live.progress,
         bytes: job.works.get(&live.task.kind()).map_or(0, |work| work.bytes(&live.task.range())),
         failure: None,
-    })
-}
-
-fn ending_view(ending: &Ending) -> Option<EndingView> {
-    let Ending::Failed(failed) = ending else { return None };
-    let view = |kind: &str, message: String| EndingView {
-        kind: kind.to_owned(),
-        message,
-        fault: None,
-        task: None,
-        attempt: None,
-        worker: None,
-        attempts: 0,
-        refused: false,
-    };
-    Some(match &**failed {
-        Failed::Attempt { task, attempt, worker, attempts, failure } => EndingView {
-            fault: Some(failure.fault.clone()),
-            task: Some(task.clone()),
-            attempt: Some(*attempt),
-            worker: Some(*worker),
-            attempts: *attempts,
-            refused: matches!(failure.fault, Fault::Refused { .. }),
-            ..view(failure.fault.kind(), failure.fault.to_string())
-        },
-        Failed::NotDeterministic { shards, first, second } => EndingView {
-            task: Some(shardmill_protocol::Task::Map(shards.clone())),
-            ..view(
-                "not deterministic",
-                format!("shards {}..{} were mapped twice, with different results: {first} and {second}", shards.start, shards.end),
-            )
-        },
-        Failed::Poison { task, workers } => EndingView {
-            task: Some(task.clone()),
-            worker: workers.last().copied(),
-            attempts: workers.len() as u32,
-            ..view("poison", format!("{} workers were lost while they ran {task}", workers.len()))
-        },
-        Failed::TooManyAttempts { attempts, last } => EndingView {
-            fault: Some(last.fault.clone()),
-            ..view("too many attempts", format!("{attempts} attempts have failed; the last one: {}", last.fault))
-        },
-        Failed::TooManyBadRecords { records, limit } => {
-            view("too many bad records", format!("{records} records are bad, {limit} are allowed"))
-        }
-        Failed::TooLittleMemory { needed_bytes } => {
-            view("too little memory", format!("no worker has the {needed_bytes} bytes of memory that one thread needs"))
-        }
-        Failed::Staging { cause } => view("staging", cause.clone()),
-        Failed::Publish { cause } => view("publish", format!("the output cannot be made visible: {cause}")),
     })
 }

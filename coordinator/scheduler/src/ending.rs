@@ -1,0 +1,57 @@
+//! How a failed job's end is shown: the failure card's contents.
+
+use shardmill_protocol::view::EndingView;
+use shardmill_protocol::{Fault, Task};
+
+use crate::fact::{Ending, Failed};
+
+/// Why a job has failed; nothing if it has not.
+pub(crate) fn ending_view(ending: &Ending) -> Option<EndingView> {
+    let Ending::Failed(failed) = ending else { return None };
+    let view = |kind: &str, message: String| EndingView {
+        kind: kind.to_owned(),
+        message,
+        fault: None,
+        task: None,
+        attempt: None,
+        worker: None,
+        attempts: 0,
+        refused: false,
+    };
+    Some(match &**failed {
+        Failed::Attempt { task, attempt, worker, attempts, failure } => EndingView {
+            fault: Some(failure.fault.clone()),
+            task: Some(task.clone()),
+            attempt: Some(*attempt),
+            worker: Some(*worker),
+            attempts: *attempts,
+            refused: matches!(failure.fault, Fault::Refused { .. }),
+            ..view(failure.fault.kind(), failure.fault.to_string())
+        },
+        Failed::NotDeterministic { shards, first, second } => EndingView {
+            task: Some(Task::Map(shards.clone())),
+            ..view(
+                "not deterministic",
+                format!("shards {}..{} were mapped twice, with different results: {first} and {second}", shards.start, shards.end),
+            )
+        },
+        Failed::Poison { task, workers } => EndingView {
+            task: Some(task.clone()),
+            worker: workers.last().copied(),
+            attempts: workers.len() as u32,
+            ..view("poison", format!("{} workers were lost while they ran {task}", workers.len()))
+        },
+        Failed::TooManyAttempts { attempts, last } => EndingView {
+            fault: Some(last.fault.clone()),
+            ..view("too many attempts", format!("{attempts} attempts have failed; the last one: {}", last.fault))
+        },
+        Failed::TooManyBadRecords { records, limit } => {
+            view("too many bad records", format!("{records} records are bad, {limit} are allowed"))
+        }
+        Failed::TooLittleMemory { needed_bytes } => {
+            view("too little memory", format!("no worker has the {needed_bytes} bytes of memory that one thread needs"))
+        }
+        Failed::Staging { cause } => view("staging", cause.clone()),
+        Failed::Publish { cause } => view("publish", format!("the output cannot be made visible: {cause}")),
+    })
+}

@@ -1,0 +1,37 @@
+//! Ranges: how much of what is pending makes a task.
+
+use std::ops::Range;
+
+use shardmill_protocol::Task;
+use shardmill_protocol::task::{MAX_RANGE, TaskKind};
+
+use crate::share::Share;
+use crate::weights::Weights;
+use crate::work::Work;
+
+/// The task of a kind with a range.
+pub(crate) fn task_of(kind: TaskKind, range: Range<u32>) -> Task {
+    match kind {
+        TaskKind::Draft => Task::Draft,
+        TaskKind::Survey => Task::Survey(range),
+        TaskKind::Plan => Task::Plan,
+        TaskKind::Map => Task::Map(range),
+        TaskKind::Reduce => Task::Reduce(range),
+    }
+}
+
+/// Where a task ends that begins where a piece does: with the worker's part of an even cut of all that is pending.
+pub(crate) fn cut(work: &Work, kind: TaskKind, piece: &Range<u32>, share: Share, threads: u64, cuts: u64) -> u32 {
+    let weights = work.weights.as_ref().expect("what is granted has weights");
+    let part =
+        |of: u64, cuts: u64| u64::try_from(u128::from(of) * u128::from(share.threads) / u128::from(threads.max(1) * cuts)).unwrap_or(of);
+    let fair = part(work.pending_weight(), cuts);
+    let target = if matches!(weights, Weights::Known(_)) { fair.min(share.memory_bytes) } else { fair };
+    // As many units as there are threads, if that leaves as many to the others.
+    let least = u64::from(share.threads).min(part(work.pending().units(), 1)).max(1) as u32;
+    let end = weights.fit(piece, target).max(piece.start.saturating_add(least)).min(piece.end);
+    match kind {
+        TaskKind::Survey | TaskKind::Reduce => end.min(piece.start.saturating_add(MAX_RANGE)),
+        TaskKind::Draft | TaskKind::Plan | TaskKind::Map => end,
+    }
+}
