@@ -20,6 +20,10 @@ pub(crate) struct Standing {
 impl Scheduler {
     /// Charges a worker in a job: it gets nothing of it for a while, and nothing at all if it happens again and again.
     pub(crate) fn charge_worker(&mut self, id: JobId, worker: WorkerId, attempt: AttemptId) {
+        // Whoever has gone begins anew when it comes back.
+        if !self.fleet.lives(worker) {
+            return;
+        }
         let workers = self.fleet.sessions.len();
         let (limit, now) = (self.config.worker_charges, self.now);
         let out = self.job(id).standings.values().filter(|standing| standing.out).count();
