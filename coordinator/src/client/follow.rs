@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use shardmill_protocol::JobId;
-use shardmill_protocol::rpc::api::CancelAnswer;
+use shardmill_protocol::rpc::api::{ApiError, CancelAnswer};
 use shardmill_protocol::rpc::connect::{long_poll, within};
 use shardmill_protocol::view::JobStatus;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,6 +15,8 @@ use super::{Shown, report};
 
 /// How long after the first interrupt a second one cancels.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
+/// How long a coordinator that could not answer is left alone.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// What an interrupt means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +133,9 @@ impl Watch {
                     self.seen = status.version;
                     return Ok(status);
                 }
-                Err(ClientError::Lost(_)) => {
+                Err(ClientError::Lost(_) | ClientError::Api(ApiError::Unavailable { .. })) => {
+                    // One that is stopping still answers for a moment.
+                    tokio::time::sleep(BREATH).await;
                     coordinator.reach_again().await?;
                     // It may count anew.
                     self.seen = 0;

@@ -35,8 +35,8 @@ impl Say {
     /// Says something in any case.
     pub(crate) fn always(&self, text: &str) {
         match &self.bars {
-            // A terminal that is gone is told nothing.
-            Some(bars) => drop(bars.println(text)),
+            // Also where bars cannot be drawn, as on a terminal without a width.
+            Some(bars) => bars.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }
     }

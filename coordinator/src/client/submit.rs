@@ -77,7 +77,8 @@ impl Submit {
             let on_interrupt = if cancel_on_exit { OnInterrupt::Cancel } else { OnInterrupt::Detach };
             return submit(&find, submission, on_interrupt).await;
         }
-        let (_, job) = start(&find, submission).await?;
+        let say = Say::new(submission.quiet, submission.verbose);
+        let (_, job) = start(&find, submission, &say).await?;
         match shown.format {
             Format::Text => println!("{job}"),
             Format::Json => print_json(&serde_json::json!({ "job": job })),
@@ -88,9 +89,8 @@ impl Submit {
 
 /// Submits a job and follows it to its end; the answer is the exit code.
 pub(crate) async fn submit(find: &Find, submission: Submission, on_interrupt: OnInterrupt) -> Result<u8, ClientError> {
-    let (quiet, verbose, shown) = (submission.quiet, submission.verbose, submission.shown);
-    let (coordinator, job) = start(find, submission).await?;
-    let say = Say::new(quiet, verbose);
+    let (say, shown) = (Say::new(submission.quiet, submission.verbose), submission.shown);
+    let (coordinator, job) = start(find, submission, &say).await?;
     say.line(&format!("job     {job}"));
     // An interrupt from here on means the job; one that came before has ended this process.
     let interrupts = Interrupts::new()?;
@@ -98,11 +98,10 @@ pub(crate) async fn submit(find: &Find, submission: Submission, on_interrupt: On
 }
 
 /// Submits a job.
-async fn start(find: &Find, submission: Submission) -> Result<(Coordinator, JobId), ClientError> {
-    let Submission { job, request, bin, key, no_durable, quiet, verbose, parameters, .. } = submission;
-    let say = Say::new(quiet, verbose);
+async fn start(find: &Find, submission: Submission, say: &Say) -> Result<(Coordinator, JobId), ClientError> {
+    let Submission { job, request, bin, key, no_durable, quiet, parameters, .. } = submission;
     let request = preflight::check(request, key.is_some())?;
-    let mut coordinator = Coordinator::reach(find, Role::Submit, &say).await?;
+    let mut coordinator = Coordinator::reach(find, Role::Submit, say).await?;
     let program = Program::of(&job, bin.as_deref(), quiet)?;
     let description = program.describe().await?;
     program.check(&description.name, &request.inputs[0], &request.output, &parameters).await?;
@@ -110,7 +109,7 @@ async fn start(find: &Find, submission: Submission) -> Result<(Coordinator, JobI
         Program::Bundled(name) => Runs::Bundled(name),
         Program::Executable(path) => {
             let (digest, bytes) = digest_of(&path)?;
-            upload(&mut coordinator, &path, digest, bytes, &say).await?;
+            upload(&mut coordinator, &path, digest, bytes, say).await?;
             Runs::Artifact { digest, bytes }
         }
     };

@@ -38,6 +38,9 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     for row in rows {
         table.add_row(row.map(|cell| plain(&cell)).to_vec());
     }
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
     table.trim_fmt()
 }
 

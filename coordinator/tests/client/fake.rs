@@ -50,6 +50,8 @@ pub(crate) struct Told {
     pub(crate) refusal: Option<ApiError>,
     /// What cancel answers, and whether it cancels.
     pub(crate) too_late: bool,
+    /// It is stopping: whoever watches is told so.
+    pub(crate) is_stopping: bool,
     /// So many submissions are heard and not answered.
     pub(crate) unanswered: usize,
     pub(crate) views: BTreeMap<JobId, JobView>,
@@ -186,6 +188,9 @@ async fn watch_job(world: &World, job: JobId, seen: u64) -> Result<JobStatus, Ap
     let mut jobs = world.jobs.subscribe();
     let is_news = |jobs: &BTreeMap<JobId, JobStatus>| jobs.get(&job).is_none_or(|status| status.version > seen);
     let jobs = jobs.wait_for(is_news).await.unwrap();
+    if world.told.lock().unwrap().is_stopping {
+        return Err(ApiError::Unavailable { message: "it is stopping".to_owned() });
+    }
     jobs.get(&job).cloned().ok_or_else(|| unknown("job", job.to_string()))
 }
 

@@ -172,3 +172,20 @@ fn an_interrupt_is_heard_while_the_coordinator_is_away() {
     running.interrupt();
     assert_eq!(running.end().0, Some(0));
 }
+
+#[test]
+fn a_coordinator_that_says_it_is_stopping_is_waited_for() {
+    let mut fake = Fake::start();
+    fake.set(status(JOB, JobPhase::Mapping, 1));
+    let mut running = Running::start(fake.command(&["watch", "01"]));
+    running.says("map");
+    fake.watched();
+    fake.world.told.lock().unwrap().is_stopping = true;
+    fake.set(status(JOB, JobPhase::Mapping, 2));
+    fake.fall();
+    running.says("trying again");
+    fake.world.told.lock().unwrap().is_stopping = false;
+    fake.set(status(JOB, JobPhase::Succeeded, 3));
+    fake.stand();
+    assert_eq!(running.end().0, Some(0));
+}

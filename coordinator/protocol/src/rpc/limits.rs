@@ -15,8 +15,8 @@ const PATH_BYTES: usize = 4096;
 const HELD_ATTEMPTS: usize = 4096;
 /// Counters of a job.
 const COUNTERS: usize = 1024;
-/// Bytes of the plan in words.
-const PLAN_TEXT_BYTES: usize = 64 << 10;
+/// Bytes of the plan in words: a few dozen paths, and two schemas.
+const PLAN_TEXT_BYTES: usize = 256 << 10;
 /// Bytes of a failure, with all that is said in it.
 const FAILURE_BYTES: usize = 64 << 10;
 /// Bytes of all of a job's parameters, and of its request.

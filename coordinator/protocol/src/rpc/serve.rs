@@ -217,10 +217,11 @@ where
     let transport = transport::over::<_, ClientMessage<ControlRequest>, Response<ControlResponse>>(stream);
     let config = Config { pending_response_buffer: calls };
     let channel = BaseChannel::new(config, transport).max_concurrent_requests(calls);
-    let mut answers = pin!(channel.execute(gate));
-    // A handler that outlives the connection is dropped by tarpc.
-    while let Some(answer) = answers.next().await {
-        tokio::spawn(answer);
+    let mut requests = pin!(channel.requests());
+    // However it ends, by a goodbye or without one, by garbage or by silence: it is the end of this connection and no news.
+    // A handler that outlives it is dropped by tarpc.
+    while let Some(Ok(request)) = requests.next().await {
+        tokio::spawn(request.execute(gate.clone()));
     }
 }
 
