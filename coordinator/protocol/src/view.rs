@@ -64,7 +64,7 @@ pub struct JobStatus {
     pub phase: JobPhase,
     /// How long ago it was submitted, in milliseconds; since it has ended, how long it took.
     pub elapsed_ms: u64,
-    /// Goes up with every change: what a watcher has seen already.
+    /// Goes up with every change, from one: what a watcher has seen already, or zero for nothing.
     pub version: u64,
     /// What the plan says, once there is one.
     pub plan: Option<PlanFacts>,

@@ -71,8 +71,9 @@ impl Scheduler {
             output: job.submission.output.clone(),
             phase,
             elapsed_ms: millis(ended.map_or(now, |ended| ended.at), job.submitted),
-            // An end that is synced is another version than the same end before.
-            version: job.version * 2 + u64::from(ended.is_some()),
+            // An end that is synced is another version than the same end before. None is zero: that is what those who watch have
+            // seen who have seen nothing.
+            version: job.version * 2 + u64::from(ended.is_some()) + 1,
             plan: job.plan.clone(),
             units,
             bytes: job.bytes_done(),
