@@ -30,6 +30,8 @@ use crate::publish::{Accepted, Publisher, Target, chain, read_weights};
 
 /// Whoever watches jobs is told of what changes no more often than this; a new phase is told at once.
 const WATCH: Duration = Duration::from_millis(20);
+/// The shortest pause between two ticks: a deadline that time alone does not move must not become a busy loop.
+const TICK: Duration = Duration::from_millis(5);
 /// How long after a failed sweep it is tried again at first, and at last.
 const SWEEP_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -180,6 +182,7 @@ pub(crate) struct Driver {
     handle: Handle,
     tools: Tools,
     began: Instant,
+    ticked: Option<Instant>,
     waiting: BTreeMap<ReplyId, oneshot::Sender<Answer>>,
     watching: BTreeMap<JobId, Vec<Watcher>>,
     /// When watchers are to be told what has changed.
@@ -206,6 +209,7 @@ impl Driver {
             handle,
             tools,
             began: Instant::now(),
+            ticked: None,
             waiting: BTreeMap::new(),
             watching: BTreeMap::new(),
             watch_due: None,
@@ -223,7 +227,7 @@ impl Driver {
         }
         self.keep_needed_artifacts();
         loop {
-            let due = [self.scheduler.next_deadline().map(|tick| self.began + tick.0), self.watch_due].into_iter().flatten().min();
+            let due = [self.tick_due(), self.watch_due].into_iter().flatten().min();
             let received = match due {
                 Some(due) => inbox.0.recv_timeout(due.saturating_duration_since(Instant::now())),
                 None => inbox.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -233,14 +237,20 @@ impl Driver {
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let now = self.now();
-            if self.scheduler.next_deadline().is_some_and(|deadline| deadline <= now) {
+            if self.tick_due().is_some_and(|due| due <= Instant::now()) {
+                self.ticked = Some(Instant::now());
                 self.handle(Event::Tick);
             }
             if self.watch_due.is_some_and(|due| due <= Instant::now()) {
                 self.tell_watchers();
             }
         }
+    }
+
+    /// When the scheduler is to be told that time has passed.
+    fn tick_due(&self) -> Option<Instant> {
+        let deadline = self.began + self.scheduler.next_deadline()?.0;
+        Some(self.ticked.map_or(deadline, |ticked| deadline.max(ticked + TICK)))
     }
 
     fn now(&self) -> Tick {
