@@ -170,7 +170,8 @@ impl Attempt<'_> {
         let (trouble, mut troubles) = mpsc::unbounded_channel();
         let wish = Wish { capability: setup.capability, partitions: partitions.clone(), trouble };
         let sight = Sight { me: self.worker.disk.id(), fetch_always: self.worker.config.fetch_always };
-        let gathering = async move { sources::gather(&self.worker.fetcher, sight, &wish, list, directory).await };
+        let seat = self.worker.seats.of(self.grant.attempt.job);
+        let gathering = async move { sources::gather(&self.worker.fetcher, &seat.kept, sight, &wish, list, directory).await };
         let telling = async {
             while let Some(trouble) = troubles.recv().await {
                 let told = self.worker.line.call(|live| async move {

@@ -18,6 +18,7 @@ use crate::artifact;
 use crate::disk::{self, Disk};
 use crate::line::Line;
 use crate::process::{Launch, Process, Rules};
+use crate::shuffle::sources::Kept;
 
 /// How long the coordinator may take to say what a job is.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +29,8 @@ pub(crate) struct Seat {
     job: JobId,
     setup: OnceCell<Arc<JobSetup>>,
     process: Mutex<Option<Process>>,
+    /// What was fetched for attempts that then failed.
+    pub(crate) kept: Kept,
     /// Process directories made so far.
     starts: AtomicU64,
 }
@@ -39,7 +42,10 @@ pub(crate) struct Seats(StdMutex<BTreeMap<JobId, Arc<Seat>>>);
 impl Seats {
     /// The seat of a job.
     pub(crate) fn of(&self, job: JobId) -> Arc<Seat> {
-        let seat = || Arc::new(Seat { job, setup: OnceCell::new(), process: Mutex::default(), starts: AtomicU64::new(0) });
+        let seat = || {
+            let (setup, process) = (OnceCell::new(), Mutex::default());
+            Arc::new(Seat { job, setup, process, kept: Kept::default(), starts: AtomicU64::new(0) })
+        };
         Arc::clone(self.0.lock().expect("no holder panics").entry(job).or_insert_with(seat))
     }
 

@@ -4,14 +4,15 @@
 //! What does not match its digests is fetched once more from the beginning; then its holder serves bad data. Where nothing can be
 //! fetched after all tries, the attempt ends, and nobody is to blame.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -70,6 +71,9 @@ pub(crate) struct Wish {
     pub(crate) trouble: UnboundedSender<Trouble>,
 }
 
+/// Where the segments of outputs lie in a file of fetched ones.
+pub(crate) type Fetched = Mutex<BTreeMap<AttemptId, Vec<SourceSegment>>>;
+
 /// Fetches for all attempts of a worker.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
@@ -109,40 +113,34 @@ impl Fetcher {
         Self { lanes: Semaphore::new(LANES), pause }
     }
 
-    /// Fetches the wanted partitions of some outputs into a new file at `path`, and says where in it they lie, in the same order.
+    /// Fetches the wanted partitions of some outputs into a new file at `path`. Where in it they lie is said in `fetched`, one
+    /// output after the other, so that also what came before a failure is of use.
     pub(crate) async fn fetch(
         &self,
         wish: &Wish,
         outputs: &[(MapOutput, Arc<Holder>)],
         path: &Path,
-    ) -> Result<Vec<Vec<SourceSegment>>, Fault> {
+        fetched: &Fetched,
+    ) -> Result<(), Fault> {
         let created = File::options().write(true).create_new(true).open(path);
         let file = Arc::new(created.map_err(|error| disk::fault(path, &error))?);
         let target = Target { file, path: path.into(), end: AtomicU64::new(0) };
-        let mut by_holder: Vec<(usize, &(MapOutput, Arc<Holder>))> = outputs.iter().enumerate().collect();
-        by_holder.sort_by_key(|(_, (_, holder))| holder.worker);
-        let of_one = by_holder.chunk_by(|(_, (_, one)), (_, (_, other))| one.worker == other.worker);
+        let mut by_holder: Vec<&(MapOutput, Arc<Holder>)> = outputs.iter().collect();
+        by_holder.sort_by_key(|(_, holder)| holder.worker);
+        let of_one = by_holder.chunk_by(|(_, one), (_, other)| one.worker == other.worker);
         let lanes = of_one.flat_map(|outputs| outputs.chunks(outputs.len().div_ceil(LANES_TO_ONE)));
-        let fetched = try_join_all(lanes.map(|lane| self.run_lane(wish, lane, &target))).await?;
-        let mut fetched: Vec<(usize, Vec<SourceSegment>)> = fetched.into_iter().flatten().collect();
-        fetched.sort_by_key(|(place, _)| *place);
-        Ok(fetched.into_iter().map(|(_, segments)| segments).collect())
+        try_join_all(lanes.map(|lane| self.run_lane(wish, lane, &target, fetched))).await.map(drop)
     }
 
     /// Fetches outputs of one holder, one after the other, over one connection as long as it holds.
-    async fn run_lane(
-        &self,
-        wish: &Wish,
-        outputs: &[(usize, &(MapOutput, Arc<Holder>))],
-        target: &Target,
-    ) -> Result<Vec<(usize, Vec<SourceSegment>)>, Fault> {
+    async fn run_lane(&self, wish: &Wish, outputs: &[&(MapOutput, Arc<Holder>)], target: &Target, fetched: &Fetched) -> Result<(), Fault> {
         let _lane = self.lanes.acquire().await.expect("the semaphore is never closed");
         let mut connection = None;
-        let mut fetched = Vec::with_capacity(outputs.len());
-        for (place, (output, holder)) in outputs {
-            fetched.push((*place, self.fetch_output(&mut connection, wish, output, holder, target).await?));
+        for (output, holder) in outputs {
+            let segments = self.fetch_output(&mut connection, wish, output, holder, target).await?;
+            fetched.lock().expect("no holder panics").insert(output.attempt, segments);
         }
-        Ok(fetched)
+        Ok(())
     }
 
     /// Fetches one output, with all tries that it may have.

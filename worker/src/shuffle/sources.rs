@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! own output, or on a disk that is seen     read in place; the job process checks it while it reads
-//! any other                                 fetched and checked
+//! any other                                 fetched and checked, unless an attempt that failed has done so already
 //! ```
 //! The list of outputs comes from the coordinator in pages, and has a digest that the task's report must carry.
 
@@ -11,17 +11,17 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use shardmill_datasets::index::{self, Index};
 use shardmill_datasets::run::Segment;
 use shardmill_protocol::process::{ExchangeError, SourceEntry, SourceSegment, write_message};
 use shardmill_protocol::rpc::api::{Holder, SourcesPage};
 use shardmill_protocol::task::{MapOutput, list_digest};
-use shardmill_protocol::{Digest, Fault, WorkerId};
+use shardmill_protocol::{AttemptId, Digest, Fault, WorkerId};
 use tokio::task::spawn_blocking;
 
-use super::fetch::{Fetcher, Wish};
+use super::fetch::{Fetched, Fetcher, Wish};
 use crate::disk::{self, MAP_INDEX, MAP_RUN};
 
 /// The file of fetched segments, in an attempt's directory.
@@ -88,25 +88,66 @@ pub(crate) struct Sight {
     pub(crate) fetch_always: bool,
 }
 
+/// Segments that attempts have fetched before they failed: what is verified is not fetched twice.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(Mutex<Vec<KeptFile>>);
+
+#[derive(Debug)]
+struct KeptFile {
+    partitions: Range<u32>,
+    data: PathBuf,
+    segments: BTreeMap<AttemptId, Vec<SourceSegment>>,
+}
+
+impl Kept {
+    /// The segments of an output, if these very partitions of it were fetched.
+    fn find(&self, output: AttemptId, partitions: &Range<u32>) -> Option<(PathBuf, Vec<SourceSegment>)> {
+        let files = self.0.lock().expect("no holder panics");
+        let mut of_partitions = files.iter().filter(|file| file.partitions == *partitions);
+        of_partitions.find_map(|file| Some((file.data.clone(), file.segments.get(&output)?.clone())))
+    }
+
+    /// Moves what an attempt has fetched to where the attempt's end does not touch it: beside its directory, until the job ends.
+    fn keep(&self, fetched: &Path, partitions: &Range<u32>, segments: BTreeMap<AttemptId, Vec<SourceSegment>>) {
+        let Some((attempt, job)) = fetched.parent().and_then(|attempt| Some((attempt.file_name()?, attempt.parent()?))) else { return };
+        let data = job.join(format!("kept-{}", attempt.display()));
+        if !segments.is_empty() && std::fs::rename(fetched, &data).is_ok() {
+            self.0.lock().expect("no holder panics").push(KeptFile { partitions: partitions.clone(), data, segments });
+        }
+    }
+}
+
 /// Makes all of a task's segments readable, and a file that says where they lie. Returns its path.
-pub(crate) async fn gather(fetcher: &Fetcher, sight: Sight, wish: &Wish, list: &List, directory: &Path) -> Result<PathBuf, Fault> {
+pub(crate) async fn gather(
+    fetcher: &Fetcher,
+    kept: &Kept,
+    sight: Sight,
+    wish: &Wish,
+    list: &List,
+    directory: &Path,
+) -> Result<PathBuf, Fault> {
     let (outputs, partitions) = (list.outputs.clone(), wish.partitions.clone());
-    let looked = spawn_blocking(move || look(&outputs, &partitions, sight)).await.expect("looking does not panic")?;
-    let missing: Vec<(MapOutput, Arc<Holder>)> =
-        list.outputs.iter().zip(&looked).filter(|(_, found)| found.is_none()).map(|(output, _)| output.clone()).collect();
-    let fetched_path = directory.join(FETCHED);
-    let fetched = if missing.is_empty() { Vec::new() } else { fetcher.fetch(wish, &missing, &fetched_path).await? };
-    let mut fetched = fetched.into_iter();
-    let entries: Vec<SourceEntry> = list
-        .outputs
-        .iter()
-        .zip(looked)
-        .map(|((output, _), found)| {
-            let (data, segments) =
-                found.unwrap_or_else(|| (fetched_path.clone(), fetched.next().expect("all that is not found in place is fetched")));
-            SourceEntry { data, output: output.attempt, segments }
-        })
-        .collect();
+    let mut found = spawn_blocking(move || look(&outputs, &partitions, sight)).await.expect("looking does not panic")?;
+    for ((output, _), found) in list.outputs.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+        *found = kept.find(output.attempt, &wish.partitions);
+    }
+    let missing = list.outputs.iter().zip(&found).filter(|(_, found)| found.is_none());
+    let missing: Vec<(MapOutput, Arc<Holder>)> = missing.map(|(output, _)| output.clone()).collect();
+    let (fetched_path, fetched) = (directory.join(FETCHED), Fetched::default());
+    if !missing.is_empty() {
+        let result = fetcher.fetch(wish, &missing, &fetched_path, &fetched).await;
+        if let Err(fault) = result {
+            kept.keep(&fetched_path, &wish.partitions, fetched.into_inner().expect("no holder panics"));
+            return Err(fault);
+        }
+    }
+    let mut fetched = fetched.into_inner().expect("no holder panics");
+    let entry = |((output, _), found): (&(MapOutput, Arc<Holder>), Found)| {
+        let fetched = || (fetched_path.clone(), fetched.remove(&output.attempt).expect("all that is not found is fetched"));
+        let (data, segments) = found.unwrap_or_else(fetched);
+        SourceEntry { data, output: output.attempt, segments }
+    };
+    let entries: Vec<SourceEntry> = list.outputs.iter().zip(found).map(entry).collect();
     let path = directory.join(SOURCES);
     let written = path.clone();
     spawn_blocking(move || write(&written, &entries)).await.expect("writing does not panic")?;

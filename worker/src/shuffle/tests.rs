@@ -75,6 +75,7 @@ fn holder(disk: &Disk, address: SocketAddr, fingerprint: Digest) -> Holder {
 struct Reducer {
     directory: TempDir,
     wish: Wish,
+    kept: Kept,
     trouble: UnboundedReceiver<Trouble>,
     sight: Sight,
 }
@@ -84,12 +85,14 @@ impl Reducer {
         let (sender, trouble) = unbounded_channel();
         let wish = Wish { capability: mapper.capability, partitions, trouble: sender };
         let sight = Sight { me: WorkerId(1), fetch_always: true };
-        Self { directory: tempfile::tempdir().unwrap(), wish, trouble, sight }
+        Self { directory: tempfile::tempdir().unwrap(), wish, kept: Kept::default(), trouble, sight }
     }
 
     async fn gather(&self, outputs: Vec<(MapOutput, Arc<Holder>)>) -> Result<Vec<SourceEntry>, Fault> {
         let list = List { digest: Digest::default(), outputs };
-        let path = gather(&Fetcher::new(Duration::ZERO), self.sight, &self.wish, &list, self.directory.path()).await?;
+        let attempt = self.directory.path().join(format!("attempt-{}", fs::read_dir(self.directory.path()).unwrap().count()));
+        fs::create_dir(&attempt).unwrap();
+        let path = gather(&Fetcher::new(Duration::ZERO), &self.kept, self.sight, &self.wish, &list, &attempt).await?;
         let mut file = io::BufReader::new(File::open(path).unwrap());
         Ok(list.outputs.iter().map(|_| read_message(&mut file).unwrap()).collect())
     }
@@ -175,6 +178,29 @@ async fn an_output_that_is_gone_is_lost_if_it_is_ones_own_and_else_cannot_be_fet
     let mut own = Reducer::new(&mapper, 0..10);
     own.sight.me = mapper.disk.id();
     assert_eq!(own.gather(outputs).await.unwrap_err(), Fault::OutputLost { output: output.attempt });
+}
+
+#[tokio::test]
+async fn what_an_attempt_has_fetched_before_it_failed_is_not_fetched_again() {
+    let mapper = Mapper::new().await;
+    // Nine outputs go over three lanes; the last one of the first lane is not there.
+    let outputs: Vec<_> = (1..=9).map(|number| (mapper.map(number, 5), Arc::clone(&mapper.holder))).collect();
+    let reducer = Reducer::new(&mapper, 0..PARTITIONS);
+    let gone = outputs[2].0.attempt;
+    let directory = mapper.disk.attempt_directory(gone);
+    fs::rename(&directory, directory.with_extension("away")).unwrap();
+    assert!(matches!(reducer.gather(outputs.clone()).await, Err(Fault::FetchFailed { output, .. }) if output == gone));
+    // Now it is, and those before it are not.
+    fs::rename(directory.with_extension("away"), &directory).unwrap();
+    for (output, _) in &outputs[..2] {
+        fs::remove_dir_all(mapper.disk.attempt_directory(output.attempt)).unwrap();
+    }
+    let entries = reducer.gather(outputs.clone()).await.unwrap();
+    assert_eq!(entries[0].data, entries[1].data);
+    assert!(entries[0].data.exists() && entries[0].data != entries[2].data);
+    let mut other = Reducer::new(&mapper, 0..10);
+    std::mem::swap(&mut other.kept, &mut { reducer }.kept);
+    assert!(other.gather(outputs).await.is_err(), "those were other partitions");
 }
 
 #[tokio::test]
