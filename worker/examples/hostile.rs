@@ -1,4 +1,5 @@
 //! A job process that misbehaves as it is told to: for the tests of what watches over job processes.
+#![allow(clippy::unwrap_used)]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -106,6 +106,7 @@ pub struct Process {
 
 /// What is noticed of a job process.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Heard {
     Message(FromProcess),
     Broken(Breach),

@@ -1,4 +1,5 @@
 //! Whatever a job process does, it ends in a result or in exactly one fault, and nothing of it is left.
+#![allow(clippy::unwrap_used)]
 
 use std::ffi::OsString;
 use std::future::pending;

@@ -1,4 +1,5 @@
 //! A whole worker, in this process, against a coordinator that does as the test says.
+#![allow(clippy::unwrap_used)]
 
 mod coordinator;
 

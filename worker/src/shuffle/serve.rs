@@ -281,7 +281,7 @@ mod tests {
         let segments = [segment(10, 5), segment(15, 0), segment(15, 5), segment(40, 10)];
         assert_eq!(pieces(&segments, 0), [10..20, 40..50]);
         assert_eq!(pieces(&segments, 3), [13..20, 40..50]);
-        assert_eq!(pieces(&segments, 12), [42..50]);
+        assert_eq!(pieces(&segments, 12), [Range { start: 42, end: 50 }]);
         assert_eq!(pieces(&segments, 99), []);
     }
 }
