@@ -2,6 +2,7 @@
 #
 #   make demo    builds two jobs and runs them on samples and on 256 MiB of text
 #   make test    all tests
+#   make faults  the tests of killed, stopped and lying processes, over and over; FAULTS=50 says how often
 #   make check   format, lints, documentation, unused dependencies; changes nothing
 #   make sanitize  the unsafe code under AddressSanitizer; needs a nightly toolchain
 #   make fix     formats, and applies what the lints suggest
@@ -14,7 +15,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DEMO := $(TARGET)/demo
 RUST_MINOR := 95
 
-.PHONY: setup setup-check demo test check fix sanitize bench kernels
+FAULTS := 10
+
+.PHONY: setup setup-check demo test faults check fix sanitize bench kernels
 
 setup:
 	@command -v cargo >/dev/null && command -v rustc >/dev/null || { \
@@ -50,12 +53,19 @@ demo: setup
 	@test -e $(DEMO)/text.txt || $(TARGET)/release/generate text $(DEMO)/text.txt 256 1000000 1.0 1 >/dev/null
 	$(TARGET)/release/word-count run --input $(DEMO)/text.txt --output $(DEMO)/many-words --overwrite
 	@cat $(DEMO)/many-words/part-*.csv | $(MOST_FREQUENT)
+	@echo; echo "== The same on a cluster of a coordinator and two workers: the same bytes"
+	$(TARGET)/release/coordinator run word-count --workers 2 --input $(DEMO)/text.txt --output $(DEMO)/cluster-words --overwrite
+	@for part in $(DEMO)/many-words/part-*.csv; do cmp $$part $(DEMO)/cluster-words/$${part##*/} || exit 1; done
+	@echo "  all parts are equal"
 
 # Each part begins with a header. A count stands behind the last comma; words hold commas too.
 MOST_FREQUENT := LC_ALL=C sed -n '/,[0-9][0-9]*$$/s/\(.*\),\(.*\)/\2 \1/p' | LC_ALL=C sort -k1,1nr -k2 | head -10 | sed 's/^/  /'
 
 test: setup
 	cargo test --release --locked --workspace
+
+faults: setup
+	for round in $$(seq $(FAULTS)); do cargo test --release --locked --workspace --test faults || exit 1; done
 
 check: setup-check
 	cargo fmt --all --check
