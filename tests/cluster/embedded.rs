@@ -24,8 +24,11 @@ fn run(place: &Place, text: &str, flags: &str) -> Command {
 
 /// The processes that were started by this one, and by those.
 fn descendants(process: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
-    let children: Vec<u32> = children.split_whitespace().map(|child| child.parse().unwrap()).collect();
+    // Each thread has its own children.
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<u32> =
+        children.flat_map(|children| children.split_whitespace().map(|child| child.parse().unwrap()).collect::<Vec<_>>()).collect();
     let further = children.iter().flat_map(|child| descendants(*child)).collect::<Vec<_>>();
     children.into_iter().chain(further).collect()
 }

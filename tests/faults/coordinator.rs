@@ -38,7 +38,7 @@ fn killed_at(gate: &str, order: &str, kind: TaskKind) {
 
 #[test]
 fn a_coordinator_killed_while_a_job_is_planned_goes_on() {
-    killed_at("bind", "", TaskKind::Draft);
+    killed_at("bind", "", TaskKind::Plan);
 }
 
 #[test]

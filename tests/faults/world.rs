@@ -7,7 +7,7 @@ use std::path::Path;
 use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobView};
-use shardmill_tests::cluster::{Cluster, Worker};
+use shardmill_tests::cluster::{Cluster, Worker, wait_until};
 use shardmill_tests::gate::Gate;
 use shardmill_tests::{Output, Place, names_in, program};
 
@@ -59,17 +59,16 @@ impl<'p> World<'p> {
         view
     }
 
-    /// Asserts that the directory of outputs holds these names alone, hidden ones included.
+    /// Waits until the directory of outputs holds these names alone, hidden ones included: a job's leftovers are swept behind its end.
     pub(crate) fn nothing_is_left(&self, names: &[&str]) {
-        assert_eq!(names_in(&self.place.path("out")), names);
+        wait_until("nothing else is left", || names_in(&self.place.path("out")) == names);
     }
 
-    /// The attempt of this kind that stands at a gate, which is reached: the only one that runs.
+    /// The attempt of this kind that stands at a gate, which is reached: the oldest one that runs, as others are only granted ahead.
     pub(crate) fn running(&self, job: JobId, kind: TaskKind) -> AttemptView {
         let view = self.cluster.job(job);
-        let running = view.attempts.iter().filter(|attempt| attempt.task.kind() == kind && attempt.state == AttemptState::Running);
-        let [attempt] = <[_; 1]>::try_from(running.cloned().collect::<Vec<_>>()).unwrap_or_else(|_| panic!("{view:#?}"));
-        attempt
+        let mut running = view.attempts.iter().filter(|attempt| attempt.task.kind() == kind && attempt.state == AttemptState::Running);
+        running.next().unwrap_or_else(|| panic!("{view:#?}")).clone()
     }
 }
 

@@ -72,6 +72,7 @@ impl Probe {
         let Some(directory) = &self.gates else { return Ok(None) };
         let Some(order) = word.strip_prefix('!').and_then(|order| order.strip_prefix(phase)?.strip_prefix(':')) else { return Ok(None) };
         let (action, name) = order.split_once(':').map_or((order, None), |(action, name)| (action, Some(name)));
+        eprintln!("obeying {word}");
         match (action, name) {
             ("gate", Some(name)) => pass(&directory.join(name))?,
             (_, Some(name)) if !is_first(&directory.join(name))? => {}
