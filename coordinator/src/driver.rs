@@ -8,152 +8,32 @@
 //! A thread of its own: the scheduler computes, so it must not hold up those that wait. Whatever takes long is done elsewhere and
 //! comes back as an event. Time is what has passed since the process began.
 
+mod handle;
+mod perform;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
+use shardmill_protocol::JobId;
 use shardmill_protocol::rpc::api::JobSpec;
-use shardmill_protocol::view::{JobStatus, JobView};
-use shardmill_protocol::{Digest, Input, JobId};
-use shardmill_scheduler::{Action, Answer, Event, Fact, PublishResult, ReplyId, Scheduler, Submission, Tick};
+use shardmill_protocol::view::{JobStatus, JobView, WorkerView};
+use shardmill_scheduler::{Answer, Event, ReplyId, Scheduler, Submission, Tick};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 
+use self::handle::Message;
+pub(crate) use self::handle::{Handle, Inbox, Stopped, ToDriver, channel_to_driver};
 use crate::artifacts::Artifacts;
-use crate::fit;
-use crate::journal::{Ended, Entry, Journal, JournalError, Listener};
+use crate::journal::Journal;
 use crate::logs::Logs;
-use crate::notice;
-use crate::publish::{Accepted, Publisher, Target, chain, read_weights};
+use crate::publish::{Publisher, Target};
 
 /// Whoever watches jobs is told of what changes no more often than this; a new phase is told at once.
 const WATCH: Duration = Duration::from_millis(20);
 /// The shortest pause between two ticks: a deadline that time alone does not move must not become a busy loop.
 const TICK: Duration = Duration::from_millis(5);
-/// How long after a failed sweep it is tried again at first, and at last.
-const SWEEP_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// What the driver is told.
-enum Message {
-    Ask {
-        reply: ReplyId,
-        event: Box<Event>,
-        answer: oneshot::Sender<Answer>,
-    },
-    /// Nobody waits for this answer any more.
-    Closed(ReplyId),
-    Happened(Box<Event>),
-    Read(Box<dyn FnOnce(&Driver) + Send>),
-    Watch {
-        job: JobId,
-        seen: u64,
-        answer: oneshot::Sender<Option<JobStatus>>,
-    },
-    Forgotten(Vec<JobId>),
-    Stop,
-}
-
-/// The driver has ended, or is about to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stopped;
-
-/// Speaks with the driver.
-#[derive(Clone)]
-pub(crate) struct Handle {
-    messages: Sender<Message>,
-    next_reply: Arc<AtomicU64>,
-}
-
-impl Handle {
-    fn send(&self, message: Message) -> Result<(), Stopped> {
-        self.messages.send(message).map_err(|_| Stopped)
-    }
-
-    /// Asks a question, and waits for the answer. Whoever no longer waits has asked nothing.
-    pub(crate) async fn ask(&self, event: impl FnOnce(ReplyId) -> Event) -> Result<Answer, Stopped> {
-        let reply = ReplyId(self.next_reply.fetch_add(1, Relaxed));
-        let (answer, answered) = oneshot::channel();
-        self.send(Message::Ask { reply, event: Box::new(event(reply)), answer })?;
-        let mut waiting = Waiting { handle: self, reply, is_over: false };
-        let answer = answered.await;
-        waiting.is_over = true;
-        answer.map_err(|_| Stopped)
-    }
-
-    /// Says that something has happened.
-    pub(crate) fn tell(&self, event: Event) {
-        // A driver that has ended needs not know.
-        let _ = self.send(Message::Happened(Box::new(event)));
-    }
-
-    /// Looks at the state.
-    pub(crate) async fn read<T: Send + 'static>(&self, look: impl FnOnce(&Driver) -> T + Send + 'static) -> Result<T, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        let look = move |driver: &Driver| {
-            // Whoever asked may have gone.
-            let _ = answer.send(look(driver));
-        };
-        self.send(Message::Read(Box::new(look)))?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// Waits until a job's version is beyond `seen`; nothing if the scheduler does not know the job.
-    pub(crate) async fn watch(&self, job: JobId, seen: u64) -> Result<Option<JobStatus>, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Message::Watch { job, seen, answer })?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// Has the driver end.
-    pub(crate) fn stop(&self) {
-        let _ = self.send(Message::Stop);
-    }
-}
-
-/// Tells the driver when a question is given up.
-struct Waiting<'h> {
-    handle: &'h Handle,
-    reply: ReplyId,
-    is_over: bool,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            let _ = self.handle.send(Message::Closed(self.reply));
-        }
-    }
-}
-
-/// What the journal tells goes to the driver as events.
-pub(crate) struct ToDriver(pub(crate) Handle);
-
-impl Listener for ToDriver {
-    fn synced(&mut self, fact: u64) {
-        self.0.tell(Event::Synced { fact });
-    }
-
-    fn forgotten(&mut self, jobs: Vec<JobId>) {
-        let _ = self.0.send(Message::Forgotten(jobs));
-    }
-
-    fn failed(&mut self, error: JournalError) {
-        tracing::error!(error = chain(&error), "journal failed: nothing more can be promised, so this process ends");
-        std::process::exit(1);
-    }
-}
-
-/// A channel to a driver that is still to be made.
-pub(crate) fn channel_to_driver() -> (Handle, Inbox) {
-    let (messages, received) = channel();
-    (Handle { messages, next_reply: Arc::new(AtomicU64::new(0)) }, Inbox(received))
-}
-
-/// What a driver will be told.
-pub(crate) struct Inbox(Receiver<Message>);
-
 /// What the driver has things done with.
 pub(crate) struct Tools {
     pub(crate) runtime: Runtime,
@@ -303,132 +183,6 @@ impl Driver {
         self.perform(actions);
     }
 
-    fn perform(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::Journal { number, fact } => self.journal(number, fact),
-                Action::Answer { reply, answer } => {
-                    // Who is not there any more was answered already, or has closed the question.
-                    let _ = self.waiting.remove(&reply).map(|waiting| waiting.send(answer));
-                }
-                Action::ReadWeights { job, file } => self.read_weights(job, file),
-                Action::Assemble { job } => self.assemble(job),
-                Action::Reveal { job } => self.reveal(job),
-                Action::Discard { attempt } => {
-                    let Some(target) = self.targets.get(&attempt.job).cloned() else { continue };
-                    let publisher = self.tools.publisher.clone();
-                    self.tools.runtime.spawn_blocking(move || {
-                        if let Err(error) = publisher.discard(&target, attempt) {
-                            tracing::warn!(%attempt, error = chain(&error), "staged files cannot be removed");
-                        }
-                    });
-                }
-                Action::Sweep { job, keep_staging } => self.sweep(job, keep_staging),
-                Action::Notice(notice) => {
-                    if matches!(notice, shardmill_scheduler::Notice::Phase(..)) {
-                        self.watch_due = Some(Instant::now());
-                    }
-                    notice::log(&notice);
-                }
-            }
-        }
-    }
-
-    fn journal(&mut self, number: u64, fact: Fact) {
-        let swept = if let Fact::Swept { job } = &fact { Some(*job) } else { None };
-        self.tools.journal.write(Entry::Fact(number, Box::new(fact)));
-        if let Some(job) = swept {
-            self.retire(job);
-            self.keep_needed_artifacts();
-        }
-    }
-
-    /// Lets a job become history.
-    fn retire(&mut self, job: JobId) {
-        self.swept.insert(job);
-        if let (Some(mut view), Some(submission)) = (self.view(job), self.scheduler.submission(job)) {
-            fit::job(&mut view, fit::HISTORY_BYTES);
-            let key = submission.key.clone();
-            self.keys.insert(key.clone(), job);
-            self.tools.journal.write(Entry::Retired(job, Box::new(Ended { key, view })));
-        }
-        let Self { targets, swept, scheduler, .. } = self;
-        targets.retain(|job, _| scheduler.submission(*job).is_some());
-        swept.retain(|job| targets.contains_key(job));
-    }
-
-    fn keep_needed_artifacts(&self) {
-        let live = self.targets.iter().filter(|(job, _)| !self.scheduler.has_ended(**job));
-        let needed: BTreeSet<Digest> = live.filter_map(|(_, target)| target.artifact()).collect();
-        let artifacts = self.tools.artifacts.clone();
-        self.tools.runtime.spawn_blocking(move || {
-            if let Err(error) = artifacts.keep(&needed) {
-                tracing::warn!(error = chain(&error), "executables that nobody needs cannot be removed");
-            }
-        });
-    }
-
-    fn read_weights(&self, job: JobId, file: Input) {
-        let Some(target) = self.targets.get(&job).cloned() else { return };
-        let handle = self.handle.clone();
-        self.tools.runtime.spawn_blocking(move || {
-            let weights = read_weights(&target, &file);
-            if let Err(error) = &weights {
-                tracing::warn!(%job, error = chain(error), "weights cannot be read");
-            }
-            handle.tell(Event::Weights { job, shard_bytes: weights.ok() });
-        });
-    }
-
-    /// What is needed to publish a job, if it is to be published.
-    fn publishing(&self, job: JobId) -> Option<(Arc<Target>, Accepted, Publisher, Handle)> {
-        let accepted = Accepted::from(self.scheduler.manifest(job)?);
-        Some((self.targets.get(&job).cloned()?, accepted, self.tools.publisher.clone(), self.handle.clone()))
-    }
-
-    fn assemble(&self, job: JobId) {
-        let Some((target, accepted, publisher, handle)) = self.publishing(job) else { return };
-        self.tools.runtime.spawn_blocking(move || {
-            let manifest = publisher.assemble(&target, &accepted).map_err(|error| chain(&error));
-            handle.tell(Event::Assembled { job, manifest });
-        });
-    }
-
-    fn reveal(&self, job: JobId) {
-        let Some((target, accepted, publisher, handle)) = self.publishing(job) else { return };
-        self.tools.runtime.spawn_blocking(move || {
-            let result = match publisher.reveal(&target, &accepted) {
-                Ok(replaced) => {
-                    tracing::info!(%job, output = %target.output.display(), ?replaced, "output visible");
-                    PublishResult::Published
-                }
-                Err(error) => PublishResult::Failed { cause: chain(&error) },
-            };
-            handle.tell(Event::Revealed { job, result });
-        });
-    }
-
-    /// Sweeps until it is done: while the claim stands, nobody else can use the output.
-    fn sweep(&self, job: JobId, keep_staging: bool) {
-        let Some(target) = self.targets.get(&job).cloned() else { return };
-        let (publisher, handle, runtime) = (self.tools.publisher.clone(), self.handle.clone(), self.tools.runtime.clone());
-        self.tools.runtime.spawn(async move {
-            let mut wait = SWEEP_AGAIN.0;
-            loop {
-                let (publisher, target) = (publisher.clone(), Arc::clone(&target));
-                let swept = runtime.spawn_blocking(move || publisher.sweep(&target, keep_staging)).await;
-                match swept {
-                    Ok(Ok(())) => return handle.tell(Event::Swept { job }),
-                    Ok(Err(error)) => tracing::warn!(%job, error = chain(&error), ?wait, "staging cannot be removed; trying again"),
-                    // The process is ending.
-                    Err(_) => return,
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(SWEEP_AGAIN.1);
-            }
-        });
-    }
-
     fn tell_watchers(&mut self) {
         (self.watch_due, self.watched) = (None, Instant::now());
         for (job, watchers) in std::mem::take(&mut self.watching) {
@@ -483,7 +237,7 @@ impl Driver {
     }
 
     /// The workers, as the scheduler knows them.
-    pub(crate) fn workers(&self) -> Vec<shardmill_protocol::view::WorkerView> {
+    pub(crate) fn workers(&self) -> Vec<WorkerView> {
         self.scheduler.workers(self.now())
     }
 }

@@ -4,6 +4,7 @@
 //! temporary directory beside the output, as the data between map and reduce may be as large as the input. They are in a process
 //! group of their own, so that an interrupt at the terminal comes to this process alone, and die with it, whatever ends it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ use crate::client;
 use crate::client::connect::Find;
 use crate::client::follow::OnInterrupt;
 use crate::client::submit::{Submission, submit};
+use crate::fault_point::FaultPoint;
+use crate::publish::Publisher;
 
 /// How long a call to the embedded coordinator may take.
 const CALL: Duration = Duration::from_secs(10);
@@ -104,7 +107,7 @@ async fn run_job(arguments: Run) -> Result<ExitCode, EmbedError> {
     let directory = TempDirectory::new(&temp_dir.unwrap_or_else(|| beside(&submission.request.output)))?;
     let mut interrupts = Interrupts::new()?;
     let mut cluster = tokio::select! {
-        cluster = Cluster::start(&directory.0, workers, threads, memory) => cluster?,
+        cluster = Cluster::start(&directory.path, workers, threads, memory) => cluster?,
         () = interrupts.next() => return Ok(ExitCode::from(130)),
     };
     let find = Find { coordinator: Some(cluster.state.clone()) };
@@ -148,8 +151,15 @@ impl Interrupts {
     }
 }
 
-/// A directory that is removed with all that is in it.
-struct TempDirectory(PathBuf);
+/// A directory that is removed with all that is in it. Locked for as long as its run lives: one that is found unlocked was left by
+/// a run that was killed.
+struct TempDirectory {
+    path: PathBuf,
+    _lock: fs::File,
+}
+
+/// How the names of these directories begin.
+const PREFIX: &str = ".shardmill-cluster-";
 
 impl TempDirectory {
     fn new(parent: &Path) -> Result<Self, EmbedError> {
@@ -157,16 +167,47 @@ impl TempDirectory {
         getrandom::fill(&mut random)
             .map_err(|error| EmbedError::System { action: "make a name", source: io::Error::other(error.to_string()) })?;
         let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = parent.join(format!(".shardmill-cluster-{name}"));
-        fs::create_dir(&path).map_err(|source| EmbedError::Directory { path: path.clone(), source })?;
-        Ok(Self(path))
+        let path = parent.join(format!("{PREFIX}{name}"));
+        let made = || -> io::Result<fs::File> {
+            // Only one run at a time sweeps or creates here, so that none is swept before it is locked.
+            let gate = fs::File::open(parent)?;
+            gate.lock()?;
+            sweep(parent)?;
+            fs::create_dir(&path)?;
+            let lock = fs::File::open(&path)?;
+            lock.lock()?;
+            Ok(lock)
+        };
+        let lock = made().map_err(|source| EmbedError::Directory { path: path.clone(), source })?;
+        Ok(Self { path, _lock: lock })
     }
+}
+
+/// Removes what killed runs have left: their claims and staging beside outputs, and their directories.
+fn sweep(parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        let is_dead = || fs::File::open(entry.path()).is_ok_and(|left| left.try_lock().is_ok());
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) || !is_dead() {
+            continue;
+        }
+        let claims = entry.path().join("state/claims");
+        let given_up = match claims.is_dir() {
+            true => Publisher::new(claims, String::new(), FaultPoint::default()).give_up_all_but(&BTreeSet::new()),
+            false => Ok(()),
+        };
+        // What cannot be removed takes room, and is no reason not to run.
+        if let Err(error) = given_up.and_then(|()| fs::remove_dir_all(entry.path())) {
+            eprintln!("warning: cannot remove {}: {error}", entry.path().display());
+        }
+    }
+    Ok(())
 }
 
 impl Drop for TempDirectory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("warning: cannot remove {}: {error}", self.0.display());
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("warning: cannot remove {}: {error}", self.path.display());
         }
     }
 }

@@ -82,4 +82,9 @@ fn its_processes_die_with_it_even_if_it_is_killed() {
     assert!(started.len() >= 4, "{started:?}");
     running.kill();
     wait_until("all its processes are gone", || !started.iter().any(|process| is_alive(*process)));
+    // It could not clean up; the next one does, and is not refused for the claim that is left.
+    let told = run(&place, "a b a", "").output().unwrap();
+    assert_eq!(told.status.code(), Some(0), "{}", String::from_utf8_lossy(&told.stderr));
+    assert_eq!(counts(&Output::whole(&place.path("out/words"))), naive("a b a"));
+    assert_eq!(names_in(&place.path("out")), ["words"]);
 }
