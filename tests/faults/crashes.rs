@@ -29,9 +29,11 @@ fn a_job_whose_attempts_exit_abort_and_hang_now_and_then_gives_the_right_bytes()
     let job = world.submit(&text, CUT);
     let view = world.succeeds_with(job, &text);
     // Each of them has happened, and was named for what it was.
-    let faults: Vec<&str> = view.attempts.iter().filter_map(|attempt| Some(attempt.failure.as_ref()?.fault.kind())).collect();
-    for (kind, at_least) in [("exited without result", 2), ("signalled", 4), ("stalled", 2), ("protocol broken", 2)] {
-        assert!(faults.iter().filter(|fault| **fault == kind).count() >= at_least, "{at_least} times {kind} in {faults:?}");
+    let failed = view.attempts.iter().filter_map(|attempt| Some((attempt.task.to_string(), &attempt.failure.as_ref()?.fault)));
+    let faults: Vec<_> = failed.collect();
+    for (kind, at_least) in [("exited without result", 2), ("signalled", 4), ("stalled", 2), ("protocol broken", 1)] {
+        let met = faults.iter().filter(|(_, fault)| fault.kind() == kind).count();
+        assert!(met >= at_least, "{met} times {kind} in {faults:#?}");
     }
 }
 

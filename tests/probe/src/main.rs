@@ -82,12 +82,14 @@ impl Probe {
             ("exit", _) => std::process::exit(0),
             ("segfault", _) => raise(libc::SIGSEGV),
             ("overflow", _) => drop(deeper(0)),
-            ("hang", _) => loop {
-                std::thread::park();
-            },
+            ("hang", _) => hang(),
             ("flood", _) => flood()?,
             ("close", _) => close(3),
-            ("garbage", _) => garbage()?,
+            ("garbage", _) => {
+                garbage()?;
+                // The worker is to end the process for that alone.
+                hang();
+            }
             ("differ", _) => return Ok(Some(format!("attempt-{}", std::process::id()))),
             _ => return Err(format!("no such order: {word}").into()),
         }
@@ -118,6 +120,13 @@ fn raise(signal: i32) {
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         libc::raise(signal);
+    }
+}
+
+/// Never returns.
+fn hang() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 
