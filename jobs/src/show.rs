@@ -90,11 +90,12 @@ impl Show {
                 Phase::Map => progress.input_bytes.load(Relaxed),
                 _ => progress.reduced_bytes.load(Relaxed),
             };
-            bar.set_position(done.min(length));
             let spilled = progress.spilled_bytes.load(Relaxed);
             if spilled > 0 {
                 bar.set_message(format!(", {} spilled", HumanBytes(spilled)));
             }
+            // Last, as moving is what draws it.
+            bar.set_position(done.min(length));
         };
         // A short phase is seen, too.
         update(&bar);

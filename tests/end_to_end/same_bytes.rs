@@ -158,7 +158,7 @@ fn sort_of_lines_gives_the_same_bytes_in_all_ways() {
     let place = Place::new();
     let mut random = Random::new(11);
     let mut lines: Vec<String> =
-        (0..40_000).map(|number| format!("{:0width$} {number}", random.below(500), width = random.below(4) as usize)).collect();
+        (0..180_000).map(|number| format!("{:0width$} {number}", random.below(500), width = random.below(4) as usize)).collect();
     let input = place.write("lines.txt", lines.join("\n"));
     let outputs = run_in_all_ways(&place, |job| job.input(&input).with("--key 0..3"), "sort", [3_000, 7_000]);
     lines.sort_by(|a, b| a.as_bytes()[..a.len().min(3)].cmp(&b.as_bytes()[..b.len().min(3)]));
