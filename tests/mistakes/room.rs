@@ -90,10 +90,10 @@ fn a_zstd_window_that_a_thread_has_no_room_for_is_refused_with_a_budget_that_wou
     assert!(told.contains("text.txt.zst") && told.contains("64 MiB"), "{told}");
     let (summary, _) = job().with("--memory").arg(figure(&told)).run().success();
     assert_eq!(summary.groups, 2);
-    // Behind a small frame it is met only while reading.
+    // Behind a small frame it is met when the head of the file is looked at, which is before any work, too.
     let both = [zstd::encode_all(&b"first\n"[..], 1).unwrap(), zstd_with_window(26, 1 << 20)].concat();
     let input = place.write("two.txt.zst", both);
-    let told = Job::new("word-count", &place.path("two")).input(input).with("--threads 4 --memory 256MiB").run().failure(1);
+    let told = Job::new("word-count", &place.path("two")).input(input).with("--threads 4 --memory 256MiB").run().failure(2);
     assert!(told.contains("two.txt.zst") && told.contains("zstd window at byte 6 ") && told.contains("--memory 2048MiB"), "{told}");
 }
 
@@ -105,7 +105,8 @@ fn pages_that_a_thread_has_no_room_for_are_refused_with_a_budget_that_would_do()
         let input = place.write(name, parquet_of_pages(columns, page_bytes));
         let job = || Job::new("sort", &place.path("out")).input(&input).with("--threads 2 --key c0 --overwrite");
         let told = job().with("--memory 64MiB").run().failure(2);
-        let needed = if columns == 1 { "40 MiB" } else { "MiB in each thread" };
+        // A page is a little more than its values.
+        let needed = if columns == 1 { "41 MiB in each thread" } else { "MiB in each thread" };
         assert!(told.contains(name) && told.contains("a page of each column") && told.contains(needed), "{told}");
         let (summary, _) = job().with("--memory").arg(figure(&told)).run().success();
         assert_eq!(summary.output_records, 16);

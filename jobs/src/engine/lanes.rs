@@ -85,7 +85,7 @@ impl Lanes {
         match self.spans.get(partition) {
             Some(span) => {
                 let behind = prefix(key).saturating_sub(span.first);
-                let lane = (u128::from(behind) * u128::from(span.density) >> 64) as usize;
+                let lane = ((u128::from(behind) * u128::from(span.density)) >> 64) as usize;
                 partition * self.each as usize + lane.min(self.each as usize - 1)
             }
             None => partition,
