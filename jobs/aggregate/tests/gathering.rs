@@ -31,8 +31,10 @@ fn batches() -> impl Strategy<Value = Vec<RecordBatch>> {
 fn batch(mut rows: Vec<Row>, is_coded: bool, has_nulls: bool) -> RecordBatch {
     if !has_nulls {
         for row in &mut rows {
-            (row.0.get_or_insert_default(), row.1.get_or_insert_default());
-            (row.2.get_or_insert_default(), row.3.get_or_insert_default());
+            row.0.get_or_insert_default();
+            row.1.get_or_insert_default();
+            row.2.get_or_insert_default();
+            row.3.get_or_insert_default();
         }
     }
     let texts = || rows.iter().map(|row| row.0.as_deref());
