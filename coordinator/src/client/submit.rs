@@ -50,7 +50,7 @@ pub(crate) struct Submission {
     /// A name for this submission: with the same one, the same job is found instead of a second one being started.
     #[arg(long, value_name = "KEY", help_heading = "Job")]
     pub(crate) key: Option<String>,
-    /// Sync the parts to disk before they count [default].
+    /// Sync the parts to disk before they count; done unless --no-durable says otherwise.
     #[arg(long, overrides_with = "no_durable", help_heading = "Output")]
     durable: bool,
     /// Do not sync the parts to disk; a crash of a machine may damage the output.
