@@ -17,7 +17,9 @@ fn figure(told: &str) -> &str {
 fn parquet_of_pages(columns: usize, page_bytes: usize) -> Vec<u8> {
     let rows = 16;
     let text: ArrayRef = Arc::new((0..rows).map(|row| Some(format!("{row:02}{}", "x".repeat(page_bytes / rows)))).collect::<StringArray>());
-    let batch = RecordBatch::try_from_iter((0..columns).map(|column| (format!("c{column}"), Arc::clone(&text)))).unwrap();
+    let key: ArrayRef = Arc::new(UInt8Array::from_iter_values(0..rows as u8));
+    let texts = (0..columns).map(|column| (format!("c{column}"), Arc::clone(&text)));
+    let batch = RecordBatch::try_from_iter([("key".to_owned(), key)].into_iter().chain(texts)).unwrap();
     let properties = WriterProperties::builder()
         .set_dictionary_enabled(false)
         .set_data_page_size_limit(1 << 30)
@@ -103,7 +105,7 @@ fn pages_that_a_thread_has_no_room_for_are_refused_with_a_budget_that_would_do()
     // One large page, and many small ones that are as much together.
     for (name, columns, page_bytes) in [("large.parquet", 1, 40 << 20), ("wide.parquet", 400, 100 << 10)] {
         let input = place.write(name, parquet_of_pages(columns, page_bytes));
-        let job = || Job::new("sort", &place.path("out")).input(&input).with("--threads 2 --key c0 --overwrite");
+        let job = || Job::new("sort", &place.path("out")).input(&input).with("--threads 2 --key key --overwrite");
         let told = job().with("--memory 64MiB").run().failure(2);
         // A page is a little more than its values.
         let needed = if columns == 1 { "41 MiB in each thread" } else { "MiB in each thread" };
