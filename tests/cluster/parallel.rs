@@ -6,6 +6,7 @@ use std::path::Path;
 use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
 use shardmill_tests::cluster::{Cluster, units_accepted};
+pub(super) use shardmill_tests::cluster::{counts, naive};
 use shardmill_tests::gate::Gate;
 use shardmill_tests::{Output, Place, program};
 
@@ -17,21 +18,6 @@ pub(super) fn submit(cluster: &Cluster<'_>, place: &Place, name: &str, text: &st
     let input = input.to_str().unwrap();
     let arguments = ["--input", input].into_iter().chain(flags.split_whitespace()).chain(["--", "--gates", gates.to_str().unwrap()]);
     cluster.submit(&program("probe"), &place.path(name), &arguments.collect::<Vec<_>>())
-}
-
-/// The words of all parts with their counts, in order.
-pub(super) fn counts(output: &Output) -> Vec<(String, u64)> {
-    let mut counts: Vec<_> =
-        output.csv_parts().1.into_iter().flatten().map(|record| (record[0].clone(), record[1].parse().unwrap())).collect();
-    counts.sort();
-    counts
-}
-
-/// The same by the plainest means.
-pub(super) fn naive(text: &str) -> Vec<(String, u64)> {
-    let mut counts = std::collections::BTreeMap::new();
-    text.split_whitespace().for_each(|word| *counts.entry(word.to_owned()).or_default() += 1);
-    counts.into_iter().collect()
 }
 
 /// Lines of the same word, with orders in the first and the last one.

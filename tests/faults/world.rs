@@ -8,8 +8,9 @@ use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobView};
 use shardmill_tests::cluster::{Cluster, Worker, wait_until};
+pub(crate) use shardmill_tests::cluster::{counts, naive};
 use shardmill_tests::gate::Gate;
-use shardmill_tests::{Output, Place, names_in, program};
+use shardmill_tests::{Place, names_in, program};
 
 /// Flags of a worker of one thread.
 pub(crate) const ONE_THREAD: &str = "--threads 1 --memory 128MiB";
@@ -80,21 +81,6 @@ pub(crate) fn attempt_in<'v>(view: &'v JobView, attempt: &AttemptView) -> &'v At
 /// The kind of an attempt's fault, as `job ID` shows it.
 pub(crate) fn fault_of(view: &JobView, attempt: &AttemptView) -> Option<&'static str> {
     attempt_in(view, attempt).failure.as_ref().map(|failure| failure.fault.kind())
-}
-
-/// The words of all parts with their counts, in order.
-pub(crate) fn counts(output: &Output) -> Vec<(String, u64)> {
-    let mut counts: Vec<_> =
-        output.csv_parts().1.into_iter().flatten().map(|record| (record[0].clone(), record[1].parse().unwrap())).collect();
-    counts.sort();
-    counts
-}
-
-/// The same by the plainest means.
-pub(crate) fn naive(text: &str) -> Vec<(String, u64)> {
-    let mut counts = std::collections::BTreeMap::new();
-    text.split_whitespace().for_each(|word| *counts.entry(word.to_owned()).or_default() += 1);
-    counts.into_iter().collect()
 }
 
 /// Lines of a few words, so many that they are dozens of shards of 64 bytes, with orders in chosen lines.

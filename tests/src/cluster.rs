@@ -305,3 +305,18 @@ pub fn wait_until(what: &str, mut is_seen: impl FnMut() -> bool) {
     }
     panic!("waited in vain until {what}");
 }
+
+/// The words of all parts with their counts, in order.
+pub fn counts(output: &Output) -> Vec<(String, u64)> {
+    let mut counts: Vec<_> =
+        output.csv_parts().1.into_iter().flatten().map(|record| (record[0].clone(), record[1].parse().unwrap())).collect();
+    counts.sort();
+    counts
+}
+
+/// The same by the plainest means.
+pub fn naive(text: &str) -> Vec<(String, u64)> {
+    let mut counts = std::collections::BTreeMap::new();
+    text.split_whitespace().for_each(|word| *counts.entry(word.to_owned()).or_default() += 1);
+    counts.into_iter().collect()
+}
