@@ -116,7 +116,7 @@ impl<'p> Cluster<'p> {
             if is_wanted(&status) {
                 return status;
             }
-            assert!(!status.phase.is_final(), "the job ended before {what}: {status:#?}");
+            assert!(!status.is_swept, "the job ended before {what}: {status:#?}");
             seen = status.version;
         }
         panic!("waited in vain for {what}");
@@ -130,7 +130,7 @@ impl<'p> Cluster<'p> {
             if let Some(attempt) = view.attempts.iter().find(|attempt| is_wanted(attempt)) {
                 return attempt.clone();
             }
-            assert!(!view.status.phase.is_final(), "the job ended before {what}: {view:#?}");
+            assert!(!view.status.is_swept, "the job ended before {what}: {view:#?}");
             if seen >= view.status.version {
                 let connection = self.connection.borrow().clone();
                 let status = self.runtime.block_on(connection.client.watch(long_poll(), job, seen)).unwrap().unwrap();
@@ -149,9 +149,9 @@ impl<'p> Cluster<'p> {
         (self.job(job), Output::whole(Path::new(&status.output)))
     }
 
-    /// Waits for a job's end, whichever it is.
+    /// Waits for a job's end, whichever it is, and until nothing is left of it but its output.
     pub fn end(&self, job: JobId) -> JobStatus {
-        self.until(job, "its end", |status| status.phase.is_final())
+        self.until(job, "its end", |status| status.is_swept)
     }
 
     /// A job in full.

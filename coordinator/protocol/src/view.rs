@@ -94,6 +94,9 @@ pub struct JobStatus {
     pub output_bytes: u64,
     /// Why it has failed.
     pub ending: Option<EndingView>,
+    /// Whether it has ended and nothing is left of it beside its output: staging and claim are gone, so the output's name can be
+    /// used again.
+    pub is_swept: bool,
 }
 
 /// Why a job has failed, as its failure card says it.

@@ -105,8 +105,10 @@ impl Scheduler {
     }
 
     pub(crate) fn on_swept(&mut self, id: JobId) {
-        let Some(Stage::Ended(ended)) = self.jobs.get_mut(&id).map(|job| &mut job.stage) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Stage::Ended(ended) = &mut job.stage else { return };
         if std::mem::replace(&mut ended.sweep, Sweep::Done) == Sweep::Asked {
+            job.version += 1;
             self.outbox.journal(Fact::Swept { job: id });
             self.remember(id);
         }

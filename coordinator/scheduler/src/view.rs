@@ -11,7 +11,7 @@ use shardmill_protocol::{Epoch, JobId, SessionId, WorkerId};
 
 use crate::ending::ending_view;
 use crate::event::{Submission, Tick};
-use crate::job::{Ended, Job, Stage};
+use crate::job::{Ended, Job, Stage, Sweep};
 use crate::scheduler::{Scheduler, millis};
 
 impl Scheduler {
@@ -88,6 +88,7 @@ impl Scheduler {
             output_records: job.output_records,
             output_bytes: job.output_bytes,
             ending: ended.and_then(|ended| ending_view(&ended.ending)),
+            is_swept: ended.is_some_and(|ended| ended.sweep == Sweep::Done),
         })
     }
 

@@ -118,6 +118,7 @@ mod tests {
                 attempts: 3,
                 refused,
             }),
+            is_swept: true,
         }
     }
 

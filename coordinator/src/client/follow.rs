@@ -15,6 +15,8 @@ use super::{Shown, report};
 
 /// How long after the first interrupt a second one cancels.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
+/// How long after a job's end its leftovers are waited for. Workers have less to kill what they run of it.
+const SWEEPING: Duration = Duration::from_secs(12);
 /// How long a coordinator that could not answer is left alone.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -87,7 +89,13 @@ pub(crate) async fn follow(
         match next {
             Next::Status(status) if status.phase.is_final() => {
                 progress.end();
-                return Ok(report::report(&status, find, say, shown));
+                let code = report::report(&status, find, say, shown);
+                tokio::select! {
+                    () = watch.until_swept(&status, &mut coordinator) => {}
+                    () = interrupts.next() => {}
+                    () = tokio::time::sleep(SWEEPING) => {}
+                }
+                return Ok(code);
             }
             Next::Status(status) => progress.show(&status),
             Next::Interrupt if is_cancelling => {}
@@ -142,6 +150,17 @@ impl Watch {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+impl Watch {
+    /// Waits until what comes next can use the output's name, if anybody can still tell.
+    async fn until_swept(&mut self, ended: &JobStatus, coordinator: &mut Coordinator) {
+        let mut is_swept = ended.is_swept;
+        while !is_swept {
+            let Ok(status) = self.next(coordinator).await else { return };
+            is_swept = status.is_swept;
         }
     }
 }

@@ -47,6 +47,8 @@ impl Driver {
         if let Some(job) = swept {
             self.retire(job);
             self.keep_needed_artifacts();
+            // Some wait for just that to use the output.
+            self.watch_due = Some(Instant::now());
         }
     }
 

@@ -111,6 +111,7 @@ fn retired(job: u128) -> Entry {
         output_records: 0,
         output_bytes: 0,
         ending: None,
+        is_swept: true,
     };
     let view = JobView { status, phases: vec![], attempts: vec![], attempt_count: 0, set_aside: vec![], lost: vec![] };
     Entry::Retired(JobId(job), Box::new(Ended { key: format!("key {job}"), view }))

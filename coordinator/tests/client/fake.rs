@@ -83,6 +83,7 @@ pub(crate) fn status(job: JobId, phase: JobPhase, version: u64) -> JobStatus {
         output_records: 3,
         output_bytes: 30,
         ending: None,
+        is_swept: phase.is_final(),
     }
 }
 
@@ -242,7 +243,7 @@ fn at_once(world: &World, request: ControlRequest) -> ControlResponse {
             drop(told);
             world.jobs.send_modify(|jobs| {
                 let status = jobs.get_mut(&job).unwrap();
-                status.phase = JobPhase::Cancelled;
+                (status.phase, status.is_swept) = (JobPhase::Cancelled, true);
                 status.version += 1;
             });
             ControlResponse::Cancel(Ok(CancelAnswer::Cancelling))

@@ -59,6 +59,19 @@ fn a_job_is_followed_through_its_phases_to_its_summary() {
 }
 
 #[test]
+fn a_command_that_has_told_the_end_stays_until_the_output_can_be_used_again() {
+    let fake = Fake::start();
+    let mut running = submit(&fake, &[]);
+    running.says("job  ");
+    fake.set(JobStatus { is_swept: false, ..status(JOB, JobPhase::Succeeded, 5) });
+    running.says("output  /out");
+    // It asks once more.
+    fake.watched();
+    fake.set(status(JOB, JobPhase::Succeeded, 6));
+    assert_eq!(running.end().0, Some(0));
+}
+
+#[test]
 fn how_a_job_ends_is_the_exit_code() {
     for (end, code, piece) in [
         (failed(false), 1, "kind    signalled"),

@@ -162,11 +162,8 @@ impl World {
         let mut seen = 0;
         loop {
             let status = client.watch(long_poll(), job, seen).await.unwrap().unwrap();
-            if status.phase.is_final() {
-                // That all is swept nobody tells.
-                while fs::exists(self.state().join("claims").join(job.to_string())).unwrap() {
-                    tokio::task::yield_now().await;
-                }
+            if status.is_swept {
+                assert!(!self.state().join("claims").join(job.to_string()).exists());
                 return status;
             }
             seen = status.version;
