@@ -131,7 +131,11 @@ impl<J: MapReduce> Collector<J> {
     pub(crate) fn new(job: &J, partitioner: Partitioner, settings: &Settings, index: usize) -> io::Result<Self> {
         let combines = J::Combine::COMBINES;
         let store = if combines {
-            Store::Table(Table::new(job.combiner(), 1 << 11, settings.collect_bytes)?)
+            let table = Table::new(job.combiner(), 1 << 11, settings.collect_bytes)?;
+            Store::Table(match &partitioner {
+                Partitioner::Hash { partitions } => table.listed_in(*partitions),
+                Partitioner::Range { .. } => table,
+            })
         } else {
             Store::Buffer(SortBuffer::new(partitioner.clone(), settings.collect_bytes))
         };

@@ -62,9 +62,8 @@ pub(crate) enum Room {
 /// One value per key.
 pub(crate) struct Table<V, C> {
     pages: Pages,
-    /// Indexable slots: a power of two; `OVERRUN` more follow.
+    /// Indexable slots; `OVERRUN` more follow.
     slots: usize,
-    shift: u32,
     used: usize,
     /// From this many entries on the table grows or is full.
     grow_at: usize,
@@ -75,6 +74,8 @@ pub(crate) struct Table<V, C> {
     arena: Arena,
     /// Hashes are multiplied by this first: the number of partitions in a table that holds one partition only, else 1.
     spread: u64,
+    /// The number of lists in which the entries leave, about equally long, one at a time.
+    lists: usize,
     /// The values are no longer the table's: nothing is dropped with it.
     taken: bool,
     combiner: C,
@@ -93,11 +94,10 @@ pub(crate) struct Entry {
 impl<V, C: Combine<V>> Table<V, C> {
     /// An empty table that takes at most about `limit_bytes`, and at least what `expected` entries need.
     pub(crate) fn new(combiner: C, expected: usize, limit_bytes: usize) -> io::Result<Self> {
-        let slots = (expected * 8 / 5).next_power_of_two().max(64);
+        let slots = Self::slots_for(expected);
         Ok(Self {
             pages: Self::allocate(slots)?,
             slots,
-            shift: 64 - slots.trailing_zeros(),
             used: 0,
             grow_at: Self::crowded(slots),
             limit_bytes,
@@ -106,6 +106,7 @@ impl<V, C: Combine<V>> Table<V, C> {
             staged: Vec::new(),
             arena: Arena::new((limit_bytes / 16).clamp(64 << 10, 16 << 20)),
             spread: 1,
+            lists: 1,
             taken: false,
             combiner,
         })
@@ -117,18 +118,43 @@ impl<V, C: Combine<V>> Table<V, C> {
         self
     }
 
+    /// Makes this a table whose entries are listed partition by partition, which takes less memory than listing all at once.
+    pub(crate) fn listed_in(mut self, partitions: u32) -> Self {
+        self.lists = partitions as usize;
+        self
+    }
+
+    /// Memory for the list of so many entries, or for the longest one: partitions are about equal.
+    fn list_bytes(&self, entries: usize) -> usize {
+        entries.min(entries / self.lists * 2 + 1024) * size_of::<Entry>()
+    }
+
     /// The number of entries at which a table of this size grows: at five eighths, a probe for a new key looks at four slots.
     fn crowded(slots: usize) -> usize {
         slots / 8 * 5
     }
 
+    /// The number of entries at which a table that may not grow is full.
+    fn packed(slots: usize) -> usize {
+        slots / 4 * 3
+    }
+
+    /// The slots of a table that takes this many entries and need not grow.
+    fn slots_for(entries: usize) -> usize {
+        (entries / 5 * 8 + 16).max(64)
+    }
+
+    fn slot_bytes(slots: usize) -> usize {
+        (slots + OVERRUN) * size_of::<Slot<V>>()
+    }
+
     fn allocate(slots: usize) -> io::Result<Pages> {
-        Pages::zeroed((slots + OVERRUN) * size_of::<Slot<V>>())
+        Pages::zeroed(Self::slot_bytes(slots))
     }
 
     /// Memory for a table of this many entries.
     pub(crate) fn bytes_for(entries: usize) -> usize {
-        ((entries * 8 / 5).next_power_of_two().max(64) + OVERRUN) * size_of::<Slot<V>>() + entries * size_of::<Entry>()
+        Self::slot_bytes(Self::slots_for(entries)) + entries * size_of::<Entry>()
     }
 
     /// Memory that the table holds.
@@ -156,7 +182,8 @@ impl<V, C: Combine<V>> Table<V, C> {
 
     #[inline(always)]
     fn start_of(&self, meta: u64) -> usize {
-        (meta.wrapping_mul(self.spread) >> self.shift) as usize
+        // The hash as a fraction of all hashes, of the slots: in its order, and below their number.
+        (u128::from(meta.wrapping_mul(self.spread)) * self.slots as u128 >> 64) as usize
     }
 
     /// Folds `value` in under `key`. From every address within `readable`, 16 bytes must be readable.
@@ -294,17 +321,16 @@ impl<V, C: Combine<V>> Table<V, C> {
     #[cold]
     #[inline(never)]
     fn grow_or_say_full(&mut self) -> Room {
-        let bytes = |slots: usize| (slots + OVERRUN) * size_of::<Slot<V>>();
         // Old and new stand side by side for a moment, and the limit covers both. Entries are numbered with 32 bits.
-        let rest = self.held_bytes() + self.used * size_of::<Entry>();
-        let fits = |factor: usize| self.slots < 1 << 31 && bytes(self.slots * factor) + rest <= self.limit_bytes;
-        let factor = if bytes(self.slots * 4) <= SMALL_BYTES && fits(4) { 4 } else { 2 };
+        let rest = self.held_bytes() + self.list_bytes(self.used);
+        let fits = |factor: usize| self.slots < 1 << 31 && Self::slot_bytes(self.slots * factor) + rest <= self.limit_bytes;
+        let factor = if Self::slot_bytes(self.slots * 4) <= SMALL_BYTES && fits(4) { 4 } else { 2 };
         if fits(factor) {
             self.grow(self.slots * factor);
             return Room::Left;
         }
         // No larger table is allowed. This one still takes entries up to three quarters, less what their long keys need.
-        if self.used >= self.slots / 4 * 3 || rest > self.limit_bytes {
+        if self.used >= Self::packed(self.slots) || rest > self.limit_bytes {
             return Room::Full;
         }
         self.grow_at = self.used + (self.slots / 64).max(1);
@@ -318,7 +344,7 @@ impl<V, C: Combine<V>> Table<V, C> {
         };
         let old_slots = self.slots;
         let old = std::mem::replace(&mut self.pages, pages);
-        (self.slots, self.shift, self.grow_at) = (slots, 64 - slots.trailing_zeros(), Self::crowded(slots));
+        (self.slots, self.grow_at) = (slots, Self::crowded(slots));
         for old_index in 0..old_slots + OVERRUN {
             // SAFETY: `old` holds `old_slots + OVERRUN` slots; each entry is moved out once, and `old` is unmapped without dropping.
             let entry = unsafe { old.start().cast::<Slot<V>>().add(old_index).read() };
@@ -334,6 +360,24 @@ impl<V, C: Combine<V>> Table<V, C> {
                 unsafe { self.slot(index).write(entry) };
             }
         }
+    }
+
+    /// Puts as many empty slots as the limit allows in the place of those there are, whose memory is given back first; fails where
+    /// they would not be at least a quarter more, or where the system refuses memory. There are empty or the old slots then.
+    fn renew(&mut self) -> io::Result<()> {
+        // A slot takes its share of the list and of long keys with it.
+        let list_bytes = self.list_bytes(Self::packed(self.slots)) + self.arena.held_bytes();
+        let slot_bytes = size_of::<Slot<V>>() + list_bytes.div_ceil(self.slots);
+        let fixed = OVERRUN * size_of::<Slot<V>>() + self.staged.capacity() + 4096;
+        let slots = (self.limit_bytes.saturating_sub(fixed) / slot_bytes).min(1 << 31);
+        if slots < self.slots / 4 * 5 {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        for slots in [64, slots] {
+            self.pages = Self::allocate(slots)?;
+            (self.slots, self.grow_at) = (slots, Self::crowded(slots));
+        }
+        Ok(())
     }
 
     /// The key of the entry in `slot`.
@@ -446,11 +490,17 @@ impl<V, C: Combine<V>> Table<V, C> {
     }
 
     /// Empties the table without dropping the values, which must have been taken; what waits in the ring stays.
+    ///
+    /// A table that was full of slots comes back larger if there is room for that but was none for the old one beside it.
     pub(crate) fn clear_taken(&mut self) {
-        // SAFETY: all slots, as `allocate` sized them; zero is what an empty slot looks like.
-        unsafe { self.pages.start().write_bytes(0, (self.slots + OVERRUN) * size_of::<Slot<V>>()) };
-        self.used = 0;
-        self.grow_at = Self::crowded(self.slots);
+        if self.used >= Self::packed(self.slots) && self.renew().is_ok() {
+            self.used = 0;
+        } else {
+            // SAFETY: all slots, as `allocate` sized them; zero is what an empty slot looks like.
+            unsafe { self.pages.start().write_bytes(0, Self::slot_bytes(self.slots)) };
+            self.used = 0;
+            self.grow_at = Self::crowded(self.slots);
+        }
         // Given back: what long keys took may be slots' next.
         self.arena = Arena::new(self.arena.chunk_bytes());
         self.taken = false;
@@ -634,6 +684,25 @@ mod tests {
         assert!(drains > 10);
         assert_eq!(sums.len(), 5000);
         assert!(sums.values().all(|sum| *sum == 4));
+    }
+
+    #[test]
+    fn a_table_that_was_full_comes_back_as_large_as_its_limit_allows() {
+        // Twice the slots do not fit beside those there are, but by themselves.
+        let mut table = Table::new(Sum, 0, 96 << 10).unwrap().listed_in(64);
+        let mut taken = vec![];
+        let mut pushed = 0u64;
+        for _ in 0..3 {
+            let before = pushed;
+            while table.push(&pushed.to_be_bytes(), 1, NOWHERE) == Room::Left {
+                pushed += 1;
+            }
+            pushed += 1;
+            assert!(table.held_bytes() + contents(&table, 0, 64).len() * size_of::<Entry>() <= 96 << 10);
+            taken.push(pushed - before);
+            table.clear_taken();
+        }
+        assert!((700..900).contains(&taken[0]) && (1500..1600).contains(&taken[1]) && taken[2] == taken[1], "{taken:?}");
     }
 
     #[test]
