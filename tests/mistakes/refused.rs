@@ -84,6 +84,16 @@ fn a_format_that_a_job_cannot_read_or_write_is_told_with_those_it_can() {
 }
 
 #[test]
+fn rows_whose_columns_are_not_known_before_there_are_rows_are_refused_whatever_the_format() {
+    let place = place();
+    for format in ["csv", "tsv", "jsonl", "parquet", "arrow"] {
+        let job = job(&place, "shapeless").input("text.txt").with("--output-format").arg(format);
+        assert_refused(&place, job, &["HashMap<alloc::string::String, u64>", "cannot be known beforehand"]);
+    }
+    assert_refused(&place, job(&place, "shapeless").input("text.txt").with("--explain"), &["cannot be known beforehand"]);
+}
+
+#[test]
 fn an_existing_output_is_refused_and_stays_as_it_is() {
     let place = place();
     place.write("there/mine.txt", "mine");
