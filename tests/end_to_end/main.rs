@@ -1,6 +1,7 @@
 //! Whole runs: what the bundled jobs give, and that it is the same bytes however they are run.
 #![allow(clippy::unwrap_used)]
 
+mod demo;
 mod same_bytes;
 mod samples;
 mod shards;
