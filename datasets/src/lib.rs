@@ -34,7 +34,7 @@ pub use limits::{Limits, Room};
 pub use listing::{Fingerprint, InputFile, ListError, list};
 pub use manifest::{Digest, Manifest};
 pub use output::{LastingClaim, OutputClaim, PublishError, Published, Replaced};
-pub use place::line_of;
+pub use place::{is_in_memory, line_of};
 pub use plan::{Draft, Plan, PlanError, PlanOptions, PlannedFile, Projection, SchemaRequest};
 pub use request::RunRequest;
 pub use shard::{Piece, Shard};

@@ -1,4 +1,4 @@
-//! Places in files, as people look for them.
+//! Places: lines of files as people look for them, and where a file system keeps what is written to it.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,6 +18,28 @@ pub fn line_of(path: &Path, offset: u64) -> Option<u64> {
             0 => return Some(line),
             read => line += memchr::memchr_iter(b'\n', &buffer[..read]).count() as u64,
         }
+    }
+}
+
+/// Tells whether what is written at `path`, which need not exist yet, would be kept in memory: by a tmpfs or a ramfs of Linux.
+///
+/// ```
+/// assert!(!shardmill_datasets::is_in_memory(std::path::Path::new("/proc/no/such/thing")));
+/// ```
+pub fn is_in_memory(path: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const TMPFS: u32 = 0x0102_1994;
+        const RAMFS: u32 = 0x8584_58f6;
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let there = absolute.ancestors().find_map(|above| rustix::fs::statfs(above).ok());
+        // The field is wider on some platforms, and signed on some.
+        there.is_some_and(|there| matches!(there.f_type as u32, TMPFS | RAMFS))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        false
     }
 }
 

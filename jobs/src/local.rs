@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rayon::ThreadPool;
 use serde::Serialize;
 use shardmill_datasets::manifest::{ManifestPart, SetAside};
-use shardmill_datasets::{Manifest, OutputClaim, Plan, PublishError, Room, RunRequest};
+use shardmill_datasets::{Manifest, OutputClaim, Plan, PublishError, Room, RunRequest, is_in_memory};
 use shardmill_protocol::slots::Slots;
 
 use crate::engine::{
@@ -121,6 +121,11 @@ impl<J: MapReduce> Planned<J> {
         let plan = planning::finish(&mut job, &options.request, draft, surveys)?;
         let budget = plan.budget(room)?;
         Ok(Self { name: name.to_owned(), job, plan, budget, pool, options, progress, started, planned: Instant::now() })
+    }
+
+    /// Whether runs would be spilled to a file system that is kept in memory, without anybody having asked for that.
+    pub(crate) fn spills_into_memory(&self) -> bool {
+        self.options.temp_directory.is_none() && is_in_memory(&self.options.request.output)
     }
 
     /// Runs what was planned.

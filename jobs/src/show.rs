@@ -16,6 +16,9 @@ use crate::engine::Progress;
 use crate::job::MapReduce;
 use crate::local::{Phase, Planned, Summary};
 
+/// What is told where spilled data would take memory, of which the budget knows nothing.
+const IN_MEMORY: &str = "the output's disk is kept in memory, and so is what is spilled beside it; --temp-dir puts that elsewhere";
+
 /// Shows a run.
 pub(crate) struct Show {
     progress: Arc<Progress>,
@@ -45,10 +48,13 @@ impl Show {
             eprintln!(
                 "plan    {} in {}, {}, {}",
                 HumanBytes(plan.input_bytes),
-                count(plan.files.len(), "file"),
-                count(plan.shards.len(), "shard"),
-                count(plan.partitions as usize, "partition")
+                count(plan.files.len() as u64, "file"),
+                count(plan.shards.len() as u64, "shard"),
+                count(plan.partitions.into(), "partition")
             );
+            if planned.spills_into_memory() {
+                eprintln!("note    {IN_MEMORY}");
+            }
         }
     }
 
@@ -61,6 +67,9 @@ impl Show {
             HumanBytes(planned.budget.collect_bytes as u64),
             HumanBytes(planned.budget.merge_bytes as u64)
         );
+        if planned.spills_into_memory() {
+            eprintln!("  note        {IN_MEMORY}");
+        }
     }
 
     /// A phase begins.
@@ -128,17 +137,18 @@ impl Show {
         let seconds = summary.seconds.max(1e-9);
         eprintln!("records {} in, {} groups, {} rows out", summary.input_records, summary.groups, summary.output_records);
         eprintln!(
-            "bytes   {} in, {} out, {} spilled in {} runs",
+            "bytes   {} in, {} out, {} spilled in {}",
             HumanBytes(summary.input_bytes),
             HumanBytes(summary.output_bytes),
             HumanBytes(summary.spilled_bytes),
-            summary.spilled_runs
+            count(summary.spilled_runs, "run")
         );
         for (name, count) in &summary.counters {
             eprintln!("counter {name}: {count}");
         }
         if summary.bad_records > 0 {
-            eprintln!("bad     {} records set aside in {}", summary.bad_records, summary.output.join("_quarantine").display());
+            let place = summary.output.join("_quarantine");
+            eprintln!("bad     {} set aside in {}", count(summary.bad_records, "record"), place.display());
         }
         eprintln!(
             "time    {:.3} s, {}/s, {} memory at most",
@@ -158,6 +168,6 @@ impl Show {
 }
 
 /// A number of things: `1 file`, `2 files`.
-fn count(number: usize, thing: &str) -> String {
+fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }

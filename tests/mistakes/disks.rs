@@ -58,6 +58,31 @@ fn a_full_disk_for_the_output_is_named_and_cleaned() {
 }
 
 #[test]
+fn runs_that_would_be_spilled_into_memory_are_told_unless_a_place_for_them_is_given() {
+    let Some(disk) = Disk::mount("size=2m") else { return };
+    let place = Place::new();
+    let input = place.write("text.txt", "word\n");
+    let told = |output: &std::path::Path, flags: &str| {
+        let job = Job::new("word-count", output).input(&input).with("--overwrite").with(flags).run();
+        assert_eq!(job.code, Some(0), "{}", job.stderr);
+        job.stderr
+    };
+    let (out, deep) = (disk.path().join("out"), disk.path().join("not/there/yet"));
+    for (output, flags) in [(&out, ""), (&deep, ""), (&out, "-v")] {
+        let told = told(output, flags);
+        assert!(told.contains("in memory") && told.contains("--temp-dir"), "{flags}: {told}");
+    }
+    for (output, flags) in [(&out, "-q"), (&out, &format!("--temp-dir {}", place.path(".").display()))] {
+        let told = told(output, flags);
+        assert!(!told.contains("in memory"), "{flags}: {told}");
+    }
+    if !Disk::is_memory(&place.path(".")) {
+        let told = told(&place.path("out"), "");
+        assert!(!told.contains("in memory"), "{told}");
+    }
+}
+
+#[test]
 fn few_open_files_are_enough_for_many_runs_and_many_inputs() {
     let place = Place::new();
     let text: Vec<String> = distinct_words(6 << 20).collect();

@@ -66,6 +66,22 @@ fn an_interrupted_map_phase_leaves_nothing_and_exits_with_130() {
 }
 
 #[test]
+fn runs_are_spilled_beside_the_output_whatever_the_environment_calls_its_temporary_directory() {
+    let world = World::new();
+    let temp = world.place.path("temp");
+    fs::create_dir(&temp).unwrap();
+    let mut job = world.long_job();
+    for name in ["TMPDIR", "TMP", "TEMP", "TEMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME"] {
+        job = job.env(name, &temp);
+    }
+    let mut run = job.start();
+    world.wait_for_spill(&mut run);
+    assert_eq!(names_in(&temp), [""; 0]);
+    run.signal(libc::SIGINT);
+    assert_interrupted(run.wait());
+}
+
+#[test]
 fn an_interrupted_reduce_phase_leaves_nothing_and_exits_with_130() {
     let world = World::new();
     let temp = world.place.path("temp");

@@ -26,6 +26,12 @@ impl Disk {
         None
     }
 
+    /// Whether what lies at `path` lies in memory, as it does on a tmpfs.
+    pub fn is_memory(path: &Path) -> bool {
+        let kind = Command::new("stat").args(["-f", "-c", "%T"]).arg(path).output().unwrap();
+        kind.stdout.starts_with(b"tmpfs") || kind.stdout.starts_with(b"ramfs")
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.mounted_at
