@@ -5,4 +5,5 @@ mod demo;
 mod same_bytes;
 mod samples;
 mod shards;
+mod summary;
 mod terminal;
