@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -176,7 +176,7 @@ impl Publisher {
     pub(crate) fn assemble(&self, target: &Target, accepted: &Accepted) -> Result<Digest, AssembleError> {
         let staging = target.staging();
         let mut files = accepted.files(&staging)?;
-        let set_aside = gather_quarantine(target, accepted, &mut files)?;
+        let (bad_records, set_aside) = gather_quarantine(target, accepted, &mut files)?;
         let manifest = Manifest {
             job: target.spec.name.clone(),
             version: target.spec.version.clone(),
@@ -184,6 +184,7 @@ impl Publisher {
             inputs: accepted.inputs(&staging)?,
             parts: accepted.parts.iter().map(|(_, part)| manifest_part(part)).collect(),
             counters: accepted.counters.clone(),
+            bad_records,
             set_aside,
         };
         let linking = files.iter().inspect(|_| self.fault_point.reach(Place::Linking));
@@ -234,8 +235,8 @@ pub(crate) struct Accepted {
     partitions: u32,
     /// By partition, each with the attempt that wrote it.
     parts: Vec<(AttemptId, Part)>,
-    /// The files of records that were set aside, in the order of the input.
-    quarantines: Vec<Input>,
+    /// The files of records that were set aside, in the order of the input, with how many there are in each.
+    quarantines: Vec<(Input, u64)>,
     counters: BTreeMap<String, u64>,
     /// The digest of the manifest, once that is journaled.
     committed: Option<Digest>,
@@ -247,7 +248,7 @@ impl From<shardmill_scheduler::Manifest<'_>> for Accepted {
             plan: manifest.plan,
             partitions: manifest.facts.partitions,
             parts: manifest.parts.into_iter().map(|(attempt, part)| (attempt, part.clone())).collect(),
-            quarantines: manifest.quarantine.into_iter().map(|(file, _)| file).collect(),
+            quarantines: manifest.quarantine,
             counters: manifest.tally.counters.clone(),
             committed: manifest.committed,
         }
@@ -281,27 +282,34 @@ impl Accepted {
 }
 
 /// Puts the records that were set aside into one file, as a local run does, and returns what the manifest says of them.
-fn gather_quarantine(target: &Target, accepted: &Accepted, files: &mut Vec<(PathBuf, String)>) -> Result<Vec<SetAside>, AssembleError> {
+fn gather_quarantine(
+    target: &Target,
+    accepted: &Accepted,
+    files: &mut Vec<(PathBuf, String)>,
+) -> Result<(u64, Vec<SetAside>), AssembleError> {
     if accepted.quarantines.is_empty() {
-        return Ok(vec![]);
+        return Ok((0, vec![]));
     }
     let staging = target.staging();
     let path = staging.join("quarantine");
     // Written in place: an earlier try may have linked it into the output already.
     let mut all = File::create(&path).map_err(AssembleError::io("create", &path))?;
-    let mut set_aside = vec![];
-    for file in &accepted.quarantines {
-        let lines = read_staged(&staging, file)?;
-        for record in serde_json::Deserializer::from_slice(&lines).into_iter::<SetAside>() {
-            set_aside.push(record.map_err(|_| AssembleError::Damaged { path: staged(&staging, file) })?);
+    for (file, _) in &accepted.quarantines {
+        // There may be gigabytes: they are read twice, and never held.
+        let from = staged(&staging, file);
+        let mut lines = File::open(&from).map_err(AssembleError::io("read", &from))?;
+        if Digest::read(&lines).map_err(AssembleError::io("read", &from))? != file.digest {
+            return Err(AssembleError::Damaged { path: from });
         }
-        all.write_all(&lines).map_err(AssembleError::io("write", &path))?;
+        lines.rewind().map_err(AssembleError::io("read", &from))?;
+        io::copy(&mut lines, &mut all).map_err(AssembleError::io("write", &path))?;
     }
     if target.spec.durable {
         all.sync_all().map_err(AssembleError::io("sync", &path))?;
     }
+    let listed = SetAside::first_of(&path).map_err(AssembleError::io("read", &path))?;
     files.push((path, "_quarantine/records.jsonl".to_owned()));
-    Ok(set_aside)
+    Ok((accepted.quarantines.iter().map(|(_, records)| records).sum(), listed))
 }
 
 fn manifest_part(part: &Part) -> ManifestPart {

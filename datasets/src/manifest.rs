@@ -4,7 +4,8 @@
 //! digest is what a coordinator journals before it publishes.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,11 @@ use crate::sink::PartSummary;
 
 /// The name of the manifest in an output directory. Written last: where it stands, the output is whole.
 pub const MANIFEST_NAME: &str = "_SUCCESS";
+
+/// The most records that a manifest lists of those that were set aside.
+pub const SET_ASIDE_LISTED: usize = 1_000;
+/// The most characters that it quotes of what was wrong with one.
+const CAUSE_CHARACTERS: usize = 500;
 
 /// The content of `_SUCCESS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +35,9 @@ pub struct Manifest {
     pub parts: Vec<ManifestPart>,
     /// The sums of the job's counters.
     pub counters: BTreeMap<String, u64>,
-    /// The records that were bad and set aside, in input order.
+    /// How many records were bad and set aside.
+    pub bad_records: u64,
+    /// The first of them in input order, at most [`SET_ASIDE_LISTED`]; the quarantine has all.
     pub set_aside: Vec<SetAside>,
 }
 
@@ -79,6 +87,28 @@ pub struct SetAside {
     pub offset: u64,
     /// What was wrong with it.
     pub cause: String,
+}
+
+impl SetAside {
+    /// Reads what a manifest lists of a quarantine: its first records.
+    ///
+    /// ```
+    /// use shardmill_datasets::manifest::SetAside;
+    ///
+    /// let quarantine = tempfile::NamedTempFile::new()?;
+    /// std::fs::write(&quarantine, r#"{"file":"in.txt","shard":0,"record":3,"offset":17,"cause":"no price","text":"Faro,"}"#)?;
+    /// assert_eq!(SetAside::first_of(quarantine.path())?[0].cause, "no price");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn first_of(quarantine: &Path) -> io::Result<Vec<Self>> {
+        let lines = BufReader::new(File::open(quarantine)?);
+        let records = serde_json::Deserializer::from_reader(lines).into_iter::<Self>().take(SET_ASIDE_LISTED);
+        let shortened = |record: Self| match record.cause.char_indices().nth(CAUSE_CHARACTERS) {
+            Some((end, _)) => Self { cause: format!("{} …", &record.cause[..end]), ..record },
+            None => record,
+        };
+        Ok(records.map(|record| record.map(shortened)).collect::<Result<_, _>>()?)
+    }
 }
 
 impl Manifest {
@@ -144,6 +174,7 @@ mod tests {
             }],
             parts: vec![ManifestPart { name: "part-00000.csv".to_owned(), records: 1, bytes: 2, digest: Digest([2; 32]) }],
             counters: BTreeMap::from([("b".to_owned(), 2), ("a".to_owned(), 1)]),
+            bad_records: 1,
             set_aside: vec![SetAside { file: "/in/ä.txt".to_owned(), shard: 0, record: 3, offset: 4, cause: "not utf-8".to_owned() }],
         };
         let directory = tempfile::tempdir().unwrap();
@@ -154,6 +185,19 @@ mod tests {
         let text = String::from_utf8(manifest.to_bytes()).unwrap();
         assert!(text.contains(&"ab".repeat(32)) && text.ends_with("}\n"));
         assert!(text.find("\"a\"").unwrap() < text.find("\"b\"").unwrap(), "counters are sorted");
+    }
+
+    #[test]
+    fn of_a_long_quarantine_only_the_first_records_are_listed_and_of_long_causes_the_beginning() {
+        let record =
+            |number: usize| SetAside { file: "in".to_owned(), shard: 0, record: number as u64, offset: 9, cause: "é".repeat(number) };
+        let quarantine = tempfile::NamedTempFile::new().unwrap();
+        let line = |number| serde_json::to_string(&record(number)).unwrap() + "\n";
+        std::fs::write(&quarantine, (0..SET_ASIDE_LISTED + 5).map(line).collect::<String>()).unwrap();
+        let listed = SetAside::first_of(quarantine.path()).unwrap();
+        assert_eq!(listed.len(), SET_ASIDE_LISTED);
+        assert_eq!(listed[..=CAUSE_CHARACTERS], (0..=CAUSE_CHARACTERS).map(record).collect::<Vec<_>>());
+        assert!(listed[CAUSE_CHARACTERS + 1..].iter().all(|record| record.cause == "é".repeat(CAUSE_CHARACTERS) + " …"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use shardmill_protocol::slots::Slots;
 use crate::engine::{
     Budget, LeftOut, Progress, Settings, Sources, Tight, list_pairs, map_shards, reduce_partitions, system_memory, thread_pool,
 };
-use crate::fault::{BadRecord, Fault};
+use crate::fault::Fault;
 use crate::job::MapReduce;
 use crate::planning::{self, JobPlan, PlanningError, Readers};
 
@@ -167,9 +167,12 @@ impl<J: MapReduce> Planned<J> {
         let reduced_at = Instant::now();
         on_phase(Phase::Publish, &plan.input);
         let mut files: Vec<(PathBuf, String)> = (0..partitions).map(|partition| (path_of(partition), sink.part_name(partition))).collect();
-        if !mapped.set_aside.is_empty() {
+        let bad_records = mapped.set_aside.records();
+        let mut set_aside = Vec::new();
+        if bad_records > 0 {
             let path = claim.staging().join("quarantine");
-            fs::write(&path, quarantine(&mapped.set_aside)).map_err(|source| RunError::Fault(Fault::disk(&path, source)))?;
+            mapped.set_aside.write(&path, options.durable).map_err(RunError::Fault)?;
+            set_aside = SetAside::first_of(&path).map_err(|source| RunError::Fault(Fault::disk(&path, source)))?;
             files.push((path, "_quarantine/records.jsonl".to_owned()));
         }
         let manifest = Manifest {
@@ -179,17 +182,8 @@ impl<J: MapReduce> Planned<J> {
             inputs: plan.manifest_inputs(),
             parts: parts.iter().zip(0..).map(|(part, partition)| ManifestPart::new(sink.part_name(partition), part)).collect(),
             counters: mapped.counters.clone(),
-            set_aside: mapped
-                .set_aside
-                .iter()
-                .map(|bad| SetAside {
-                    file: bad.file.display().to_string(),
-                    shard: bad.shard.into(),
-                    record: bad.record,
-                    offset: bad.offset,
-                    cause: bad.cause.clone(),
-                })
-                .collect(),
+            bad_records,
+            set_aside,
         };
         if progress.is_interrupted() {
             return Err(RunError::Fault(Fault::Interrupted));
@@ -212,7 +206,7 @@ impl<J: MapReduce> Planned<J> {
             spilled_bytes: progress.spilled_bytes.load(Relaxed),
             spilled_runs: progress.spilled_runs.load(Relaxed),
             merge_passes: progress.merge_passes.load(Relaxed),
-            bad_records: mapped.set_aside.len() as u64,
+            bad_records,
             counters: mapped.counters,
             seconds: started.elapsed().as_secs_f64(),
             phases: BTreeMap::from([
@@ -283,40 +277,6 @@ impl Drop for TempDirectory {
         // Whatever cannot be removed here is swept by the next run.
         let _ = fs::remove_dir_all(&self.path);
     }
-}
-
-/// The file of records that were set aside: one JSON object a line, in input order.
-pub(crate) fn quarantine(records: &[BadRecord]) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        file: String,
-        shard: u32,
-        record: u64,
-        offset: u64,
-        cause: &'a str,
-        /// The record as text, where it is UTF-8; else in hexadecimal.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        text: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        hex: Option<String>,
-    }
-    let mut out = Vec::new();
-    for bad in records {
-        let text = std::str::from_utf8(&bad.bytes).ok();
-        let hex = text.is_none().then(|| bad.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-        let line = Line {
-            file: bad.file.display().to_string(),
-            shard: bad.shard,
-            record: bad.record,
-            offset: bad.offset,
-            cause: &bad.cause,
-            text,
-            hex,
-        };
-        serde_json::to_writer(&mut out, &line).expect("names, numbers and text have a JSON form");
-        out.push(b'\n');
-    }
-    out
 }
 
 /// The most memory that this process had at any time.

@@ -385,13 +385,18 @@ fn map_batches<J: MapReduce>(
     reader.open(&file.file, file.header.as_deref(), &shard.piece)?;
     let mut records = 0;
     while let Some(table) = reader.next()? {
-        for bad in &table.bad {
+        // A batch that fails as a whole is set aside in its place among them.
+        let (before, behind) = table.bad.split_at(table.bad.partition_point(|bad| bad.record < table.first_record));
+        for bad in before {
             mapper.set_aside(file, bad.record, bad.offset, &bad.bytes, bad.cause.clone())?;
         }
         let rows = table.batch.num_rows();
         let batch = table.batch.slice(0, rows.min(usize::try_from(mapper.left_of(records)).unwrap_or(usize::MAX)));
         if rows > 0 {
             mapper.map_record(file, (table.first_record, table.offset), Ok(wrap(&batch)), &[])?;
+        }
+        for bad in behind {
+            mapper.set_aside(file, bad.record, bad.offset, &bad.bytes, bad.cause.clone())?;
         }
         records += (rows + table.bad.len()) as u64;
         if !mapper.has_read(shard, reader.read_bytes(), (rows + table.bad.len()) as u64, records)? {

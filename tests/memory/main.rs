@@ -158,3 +158,23 @@ fn rows_of_many_sizes_are_sorted_by_columns_in_128_mib() {
     });
     assert_eq!(count, rows);
 }
+
+#[test]
+fn hundreds_of_thousands_of_bad_records_are_set_aside_in_64_mib() {
+    let place = Place::new();
+    let (rows, note) = (400_000u64, "x".repeat(1_000));
+    let lines = (0..rows).map(|row| format!("{},{row}{},{note}\n", row % 10, if row % 4 == 0 { "" } else { " or so" }));
+    let input = write(&place, "rows.csv", std::iter::once("key,n,note\n".to_owned()).chain(lines));
+    let job = Job::new("aggregate", &place.path("out")).input(&input).with("--threads 3 --shard-bytes 8MiB --group-by key");
+    let job = job.arg("--aggregate=sum(n) as n").arg("--schema=n: int").with("--max-bad-records 300000");
+    let (summary, output) = run_within(64, job);
+    assert_eq!((summary.input_records, summary.bad_records), (rows, 300_000));
+    let quarantine = BufReader::new(File::open(output.path.join("_quarantine/records.jsonl")).unwrap());
+    let mut expected = (0..rows).filter(|row| row % 4 != 0);
+    for line in quarantine.lines() {
+        let (line, row) = (line.unwrap(), expected.next().unwrap());
+        assert!(line.ends_with(&format!("\"text\":\"{},{row} or so,{note}\"}}", row % 10)), "{line}");
+    }
+    assert_eq!(expected.next(), None);
+    assert_eq!((&output.manifest["bad_records"], output.manifest["set_aside"].as_array().unwrap().len()), (&300_000.into(), 1_000));
+}

@@ -1,6 +1,7 @@
 //! Ids: who and what is spoken of. Each has one written form, used in logs, file names, on the command line and in JSON.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -78,6 +79,13 @@ impl Digest {
     /// The digest of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The digest of all that there is to read. Takes as long as that does.
+    pub fn read(from: impl io::Read) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(from)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 }
 

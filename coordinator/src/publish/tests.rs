@@ -57,8 +57,10 @@ fn world(overwrite: bool) -> World {
     let inputs = vec![ManifestInput { path: "/in".to_owned(), bytes: 3, modified_ns: 4, head: manifest::Digest([5; 32]) }];
     let plan = stage(&target, 1, "plan", &postcard::to_stdvec(&(&inputs, "the rest is the job's own")).unwrap());
     let line = |shard| format!("{{\"file\":\"/in\",\"shard\":{shard},\"record\":2,\"offset\":9,\"cause\":\"bad\",\"text\":\"x\"}}\n");
-    let quarantines =
-        vec![stage(&target, 2, "quarantine", line(0).as_bytes()), stage(&target, 3, "quarantine", [line(1), line(2)].concat().as_bytes())];
+    let quarantines = vec![
+        (stage(&target, 2, "quarantine", line(0).as_bytes()), 1),
+        (stage(&target, 3, "quarantine", [line(1), line(2)].concat().as_bytes()), 2),
+    ];
     stage(&target, 4, "part-00000.csv", b"a,1\n");
     stage(&target, 5, "part-00001.csv", b"");
     let parts = vec![(attempt(4), part("part-00000.csv", b"a,1\n")), (attempt(5), part("part-00001.csv", b""))];
@@ -111,7 +113,7 @@ fn a_job_is_published_with_a_manifest_that_says_what_a_local_run_says() {
     assert_eq!(manifest.parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>(), ["part-00000.csv", "part-00001.csv"]);
     assert_eq!(manifest.counters["lines"], 3);
     assert_eq!(manifest.set_aside.iter().map(|record| record.shard).collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!(manifest.set_aside[0].cause, "bad");
+    assert_eq!((manifest.bad_records, manifest.set_aside[0].cause.as_str()), (3, "bad"));
     let quarantine = fs::read_to_string(world.target.output.join("_quarantine/records.jsonl")).unwrap();
     assert_eq!(quarantine.lines().count(), 3);
 }
@@ -158,7 +160,7 @@ fn what_did_not_reach_the_disk_is_put_together_again_before_it_is_revealed() {
 fn staged_files_that_are_not_what_was_reported_are_refused_and_named() {
     let damage: [fn(&mut World) -> PathBuf; 5] = [
         |world| staged(&world.target.staging(), &world.accepted.plan),
-        |world| staged(&world.target.staging(), &world.accepted.quarantines[1]),
+        |world| staged(&world.target.staging(), &world.accepted.quarantines[1].0),
         |world| world.target.staging().join("attempts/1-4/part-00000.csv"),
         |world| {
             fs::remove_file(world.target.staging().join("attempts/1-5/part-00001.csv")).unwrap();

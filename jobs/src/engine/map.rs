@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::ThreadPool;
 use shardmill_datasets::{Block, Plan, PlannedFile, Shard};
 use shardmill_protocol::Suspect;
 use shardmill_protocol::slots::Slot;
 
+use super::aside::{Aside, SetAside};
 use super::collect::{Collector, Failure, Pair, Store, out_of_memory};
 use super::queue::{Queue, all_or_first};
 use super::{Emitter, Partitioner, Settings};
@@ -28,8 +28,8 @@ pub(crate) struct Mapped<J: MapReduce> {
     pub(crate) collectors: Vec<Collector<J>>,
     /// The job's counters.
     pub(crate) counters: BTreeMap<String, u64>,
-    /// The records that were set aside, in input order.
-    pub(crate) set_aside: Vec<BadRecord>,
+    /// The records that were set aside.
+    pub(crate) set_aside: SetAside,
 }
 
 /// Records to leave out, by shard and number: they have ended processes that mapped them.
@@ -47,18 +47,18 @@ struct Attempt<'a, J: MapReduce> {
     record_limit: u64,
     left_out: &'a LeftOut,
     queue: Queue,
-    /// Bad records of all threads, up to the limit.
-    set_aside: Mutex<Vec<BadRecord>>,
+    /// Bad records of all threads.
+    bad_records: AtomicU64,
 }
 
 impl<'a, J: MapReduce> Attempt<'a, J> {
     fn new(job: &'a J, plan: &'a Plan, settings: &'a Settings, record_limit: u64, left_out: &'a LeftOut, queue: Queue) -> Self {
-        Self { job, plan, settings, record_limit, left_out, queue, set_aside: Mutex::new(Vec::new()) }
+        Self { job, plan, settings, record_limit, left_out, queue, bad_records: AtomicU64::new(0) }
     }
 
-    /// A mapper for the thread with this number.
-    fn mapper(&self, collector: Collector<J>, thread: usize) -> Mapper<'_, J> {
-        Mapper { attempt: self, slot: self.settings.slots.of(thread), collector, shard: 0, told_bytes: 0 }
+    /// A mapper for the thread with this number. Without `aside`, bad records are only counted.
+    fn mapper(&self, collector: Collector<J>, thread: usize, aside: Option<Aside>) -> Mapper<'_, J> {
+        Mapper { attempt: self, slot: self.settings.slots.of(thread), collector, aside, shard: 0, told_bytes: 0 }
     }
 
     /// The first record from `next` on that is not to be mapped.
@@ -67,20 +67,11 @@ impl<'a, J: MapReduce> Attempt<'a, J> {
         left_out.map_or(self.record_limit, |(_, record)| self.record_limit.min(*record))
     }
 
-    fn set_aside(&self, record: BadRecord) -> Result<(), Fault> {
-        let mut records = self.set_aside.lock().expect("no thread panics while it holds the list");
-        if records.len() as u64 >= self.settings.max_bad_records {
-            return Err(Fault::BadRecord(Box::new(record)));
-        }
-        records.push(record);
-        self.settings.progress.bad_records.fetch_add(1, Relaxed);
-        Ok(())
-    }
-
-    fn into_set_aside(self) -> Vec<BadRecord> {
-        let mut records = self.set_aside.into_inner().expect("no thread panics while it holds the list");
-        records.sort();
-        records
+    /// Whether there may be one more bad record.
+    fn may_set_aside(&self) -> bool {
+        let may = self.bad_records.fetch_add(1, Relaxed) < self.settings.max_bad_records;
+        self.settings.progress.bad_records.fetch_add(may.into(), Relaxed);
+        may
     }
 }
 
@@ -89,6 +80,7 @@ pub(crate) struct Mapper<'a, J: MapReduce> {
     attempt: &'a Attempt<'a, J>,
     slot: Slot<'a>,
     pub(crate) collector: Collector<J>,
+    aside: Option<Aside>,
     shard: u32,
     /// How much of the shard's bytes was added to the progress.
     told_bytes: u64,
@@ -275,14 +267,17 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
         Ok(Some(cause))
     }
 
-    /// Sets a bad record aside, or ends the attempt if there are too many.
-    pub(crate) fn set_aside(&self, file: &PlannedFile, record: u64, offset: u64, bytes: &[u8], cause: String) -> Result<(), Fault> {
+    /// Sets a bad record aside, or ends the attempt if there are too many. Those of a shard come in order.
+    pub(crate) fn set_aside(&mut self, file: &PlannedFile, record: u64, offset: u64, bytes: &[u8], cause: String) -> Result<(), Fault> {
         if self.attempt.record_limit != u64::MAX {
             // A sample only looks; the record is met again.
             return Ok(());
         }
-        let bytes = bytes.to_vec();
-        self.attempt.set_aside(BadRecord { shard: self.shard, record, offset, file: file.file.path.clone(), cause, bytes })
+        let bad = BadRecord { shard: self.shard, record, offset, file: file.file.path.clone(), cause, bytes: bytes.to_vec() };
+        if !self.attempt.may_set_aside() {
+            return Err(Fault::BadRecord(Box::new(bad)));
+        }
+        self.aside.as_mut().map_or(Ok(()), |aside| aside.add(&bad))
     }
 }
 
@@ -302,7 +297,8 @@ pub(crate) fn map_shards<J: MapReduce>(
         let mut shard = shards.start;
         let mut map_all = || {
             let collector = Collector::new(job, partitioner.clone(), settings, thread.index()).map_err(|error| out_of_memory(&error))?;
-            let mut mapper = attempt.mapper(collector, thread.index());
+            let aside = Aside::new(&settings.temp_directory, thread.index());
+            let mut mapper = attempt.mapper(collector, thread.index(), Some(aside));
             let mut reader = J::Input::reader(job, plan, settings);
             if thread.index() == 0 && shards.start == 0 {
                 emit_without_record(Phase::Seed, &mut mapper.collector, |emitter| job.seed(emitter))?;
@@ -312,20 +308,20 @@ pub(crate) fn map_shards<J: MapReduce>(
                 mapper.map_shard(&mut reader, number, &plan.shards[number as usize])?;
             }
             settle(&mut mapper.collector)?;
-            Ok(mapper.collector)
+            Ok((mapper.collector, mapper.aside))
         };
         map_all().map_err(|fault| {
             attempt.queue.fail(shard, &fault);
             (shard, fault)
         })
     });
-    let collectors = all_or_first(results)?;
+    let (collectors, asides): (Vec<_>, Vec<_>) = all_or_first(results)?.into_iter().unzip();
     call_hook(Phase::Finish, || job.finish())?;
     let mut counters = BTreeMap::new();
     for (name, by) in collectors.iter().flat_map(Collector::counters) {
         *counters.entry((*name).to_owned()).or_default() += by;
     }
-    Ok(Mapped { collectors, counters, set_aside: attempt.into_set_aside() })
+    Ok(Mapped { collectors, counters, set_aside: SetAside::of(asides.into_iter().flatten())? })
 }
 
 /// Collects what a job emits while it maps no record.
@@ -376,7 +372,7 @@ pub(crate) fn list_pairs<J: MapReduce>(
     let results = pool.broadcast(|thread| {
         let mut piece = 0;
         let mut list_all = || {
-            let mut mapper = attempt.mapper(Collector::of_pairs(settings, records_each != u64::MAX), thread.index());
+            let mut mapper = attempt.mapper(Collector::of_pairs(settings, records_each != u64::MAX), thread.index(), None);
             let mut reader = J::Input::reader(job, plan, settings);
             if thread.index() == 0 && records_each == u64::MAX {
                 emit_without_record(Phase::Seed, &mut mapper.collector, |emitter| job.seed(emitter))?;
@@ -452,7 +448,7 @@ mod tests {
         let left_out = LeftOut::new();
         let attempt = Attempt::new(&Count, &plan, &settings, u64::MAX, &left_out, Queue::new(0..3));
         let collector = Collector::new(&Count, Partitioner::Hash { partitions: 1 }, &settings, 0).unwrap();
-        let mut mapper = attempt.mapper(collector, 0);
+        let mut mapper = attempt.mapper(collector, 0, None);
         let mut reader = <Lines as Driver>::reader(&Count, &plan, &settings);
         let bad = BadRecord { shard: 1, record: 7, offset: 0, file: input, cause: String::new(), bytes: Vec::new() };
         attempt.queue.fail(1, &Fault::BadRecord(Box::new(bad)));

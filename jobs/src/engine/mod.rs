@@ -13,6 +13,7 @@
 //! What is run where (a whole job here, a task for a worker) is decided by the callers, `local.rs` and `serve/`.
 
 mod arena;
+mod aside;
 mod buffer;
 mod collect;
 mod emit;

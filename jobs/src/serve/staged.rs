@@ -45,6 +45,13 @@ pub(super) fn write(order: &Order, name: &str, bytes: &[u8]) -> Result<Digest, T
     Ok(Digest::of(bytes))
 }
 
+/// Takes the digest of a file that was written, and synced if the order asks for that.
+pub(super) fn digest(order: &Order, path: &Path) -> Result<Digest, TaskError> {
+    settle(order)?;
+    let digest = File::open(path).and_then(Digest::read);
+    Ok(digest.map_err(|source| Fault::disk(path, source))?)
+}
+
 /// Makes sure that the names of files are on the disk too.
 pub(super) fn settle(order: &Order) -> Result<(), TaskError> {
     if order.durable {

@@ -31,7 +31,7 @@ use super::staged;
 use crate::engine::{LeftOut, Progress, SealedOutputs, Settings, Sources, Tight, map_shards, reduce_partitions, seal, thread_pool};
 use crate::fault::Fault;
 use crate::job::MapReduce;
-use crate::local::{peak_memory_bytes, quarantine};
+use crate::local::peak_memory_bytes;
 use crate::planning::{self, JobPlan, Readers};
 
 /// A job process that is set up.
@@ -198,13 +198,17 @@ impl<J: MapReduce + Args> JobProcess<J> {
         let held_bytes = spare_bytes / threads / 2;
         let sealed = seal(job, &sources, partitioner.partitions(), held_bytes, &settings, pool, &order.directory.join("map.run"))?;
         drop(sources);
+        let set_aside = match mapped.set_aside.records() {
+            0 => None,
+            records => {
+                let path = order.staged.join("quarantine");
+                mapped.set_aside.write(&path, order.durable)?;
+                Some((records, staged::digest(order, &path)?))
+            }
+        };
         fs::remove_dir_all(&runs).map_err(|source| Fault::disk(&runs, source))?;
         let index_path = order.directory.join("map.index");
         fs::write(&index_path, index::encode(sealed.segments())).map_err(|source| Fault::disk(&index_path, source))?;
-        let set_aside = match mapped.set_aside.as_slice() {
-            [] => None,
-            records => Some((records.len() as u64, staged::write(order, "quarantine", &quarantine(records))?)),
-        };
         Ok(Outcome::Mapped {
             index: Digest(index::digest(sealed.segments())),
             partition_bytes: sealed.segments().iter().map(|segment| segment.content_bytes).collect(),
