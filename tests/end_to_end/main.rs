@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod demo;
+mod durable;
 mod same_bytes;
 mod samples;
 mod shards;

@@ -78,6 +78,50 @@ impl Job {
         self
     }
 
+    /// Lets every call that syncs something to a disk fail, as if the disk were gone.
+    #[cfg(target_os = "linux")]
+    pub fn with_failing_syncs(mut self) -> Self {
+        use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+        let step = |code: u32, k: u32, jt: u8| libc::sock_filter { code: code as u16, jt, jf: 0, k };
+        let calls = [libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_syncfs, libc::SYS_sync, libc::SYS_sync_file_range];
+        // The number of the call is loaded; one that is in the list jumps over the others and over what lets it pass.
+        let mut filter = vec![step(BPF_LD | BPF_W | BPF_ABS, 0, 0)];
+        filter.extend(
+            calls.iter().zip((1..=calls.len() as u8).rev()).map(|(call, over)| step(BPF_JMP | BPF_JEQ | BPF_K, *call as u32, over)),
+        );
+        filter.push(step(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0));
+        filter.push(step(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | libc::EIO as u32, 0));
+        // SAFETY: between fork and exec only `prctl` is called, which is safe there; the filter lives as long as the closure.
+        unsafe {
+            self.command.pre_exec(move || {
+                let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+                let (one, none) = (1 as libc::c_ulong, 0 as libc::c_ulong);
+                // Without new privileges, a process needs none to be filtered.
+                if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, none, none, none) != 0
+                    || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, &raw const program) != 0
+                {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(())
+            })
+        };
+        self
+    }
+
+    /// Has `strace` write the calls of these names to `log`, with the paths that they are about. None where it cannot trace; stderr says so.
+    pub fn traced(mut self, calls: &str, log: &Path) -> Option<Self> {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-y", "-e"]).arg(format!("trace={calls}")).arg("-o").arg(log);
+        let can = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+        if !can.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: strace is missing or must not trace");
+            return None;
+        }
+        strace.arg(self.command.get_program()).args(self.command.get_args());
+        self.command = strace;
+        Some(self)
+    }
+
     /// Sets a variable of its environment.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
