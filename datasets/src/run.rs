@@ -5,17 +5,19 @@
 //!
 //! ```text
 //! file     run*                                   one file per thread, or one per sealed map attempt
-//! run      segment*                               one per partition, in order, empty ones included; located by `Segment`s
+//! run      segment* [index]                       one per partition, in order, empty ones included; located by `Segment`s
 //! segment  block*                                 a block never spans partitions
 //! block    length: u32 │ zero: u32 │ xxh3-64 of the payload: u64 │ payload       at most 1 MiB of payload
 //! payload  record*                                a record that is larger than a block goes on in the next ones
 //! record   key length: varint │ value length: varint │ key │ sequence: u64, if the run carries them │ value
 //! ```
-//! A segment's length, record count and content bytes are kept outside of it, so that a file cut short at a block's edge is noticed
-//! like any other damage. The content digest is BLAKE3 over the records as they stand, without block edges: two sealed segments
-//! with the same records have the same digest, however they were blocked. Readers of digested runs check it.
+//! A segment's length, record count and content bytes are kept outside of it (in memory, or in an index behind the run: `segments.rs`),
+//! so that a file cut short at a block's edge is noticed like any other damage. The content digest is BLAKE3 over the records as they
+//! stand, without block edges: two sealed segments with the same records have the same digest, however they were blocked. Readers of
+//! digested runs check it.
 
 mod check;
+mod segments;
 mod together;
 
 use std::fs::File;
@@ -30,6 +32,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::merge::Source;
 pub use check::{Check, Mismatch};
+use segments::Segments;
 pub use together::{OpenSegment, SharedRun};
 
 /// The largest payload of a block.
@@ -111,20 +114,49 @@ pub struct Run {
     largest_block: usize,
     /// The largest record that stands in several blocks; zero if there is none.
     largest_record: usize,
-    segments: Arc<[Segment]>,
+    segments: Segments,
+    stored_bytes: u64,
+    content_bytes: u64,
     /// Counts content bytes as they are read.
     meter: Option<Arc<AtomicU64>>,
 }
 
 impl Run {
-    /// The run's segments, one per partition.
-    pub fn segments(&self) -> &[Segment] {
-        &self.segments
+    /// A run with these segments, which are known in memory.
+    fn of(file: Arc<File>, path: Arc<Path>, layout: Layout, largest_block: usize, largest_record: usize, segments: Vec<Segment>) -> Self {
+        let stored_bytes = segments.iter().map(|segment| segment.stored_bytes).sum();
+        let content_bytes = segments.iter().map(|segment| segment.content_bytes).sum();
+        let segments = Segments::Kept(segments.into());
+        Self { file, path, layout, largest_block, largest_record, segments, stored_bytes, content_bytes, meter: None }
     }
 
-    /// Bytes on disk.
+    /// The run's segments, one per partition.
+    ///
+    /// # Panics
+    /// If they are stored in the file, as [`RunWriter::store_segments`] says: then there may be too many.
+    pub fn segments(&self) -> &[Segment] {
+        match &self.segments {
+            Segments::Kept(segments) => segments,
+            Segments::Stored(_) => panic!("the segments of {} are in the file", self.path.display()),
+        }
+    }
+
+    /// The segment of a partition, wherever it is known. Cheapest for one partition after the other.
+    ///
+    /// # Panics
+    /// If there is no such partition.
+    pub fn segment(&self, partition: usize) -> Result<Segment, RunError> {
+        self.segments.get(partition, &self.file, &self.path)
+    }
+
+    /// Bytes on disk, those of an index aside.
     pub fn stored_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.stored_bytes).sum()
+        self.stored_bytes
+    }
+
+    /// Bytes of all records.
+    pub fn content_bytes(&self) -> u64 {
+        self.content_bytes
     }
 
     /// Memory that a reader of this run needs at least: for a block, and for a record that stands in several.
@@ -143,8 +175,7 @@ impl Run {
         segments: Vec<Segment>,
         meter: Arc<AtomicU64>,
     ) -> Self {
-        let largest_block = HEADER_BYTES + block_bytes;
-        Self { file, path, layout, largest_block, largest_record: 0, segments: segments.into(), meter: Some(meter) }
+        Self::of(file, path, layout, HEADER_BYTES + block_bytes, 0, segments).metered(meter)
     }
 
     /// The same run; content bytes are added to `meter` as they are read.
@@ -152,9 +183,14 @@ impl Run {
         Self { meter: Some(meter), ..self }
     }
 
-    /// Reads the records of `partition`, in order, in `bytes` of memory or what [`reader_bytes`](Self::reader_bytes) says if that is more.
+    /// Reads the records of `partition`, whose segment must be known in memory, as [`reader`](Self::reader) does.
     pub fn read(&self, partition: usize, bytes: usize) -> SegmentReader {
-        let segment = &self.segments[partition];
+        self.reader(&self.segments()[partition], bytes)
+    }
+
+    /// Reads the records of one of the run's segments, in order, in `bytes` of memory or what [`reader_bytes`](Self::reader_bytes) says if
+    /// that is more.
+    pub fn reader(&self, segment: &Segment, bytes: usize) -> SegmentReader {
         let beside_gathered = bytes.saturating_sub(self.largest_record);
         let capacity = beside_gathered.max(self.largest_block).min(segment.stored_bytes as usize);
         SegmentReader {
@@ -200,6 +236,7 @@ pub struct RunWriter {
     digest: blake3::Hasher,
     open: Segment,
     segments: Vec<Segment>,
+    stores_segments: bool,
 }
 
 impl RunWriter {
@@ -230,7 +267,17 @@ impl RunWriter {
             digest: blake3::Hasher::new(),
             open: Segment::default(),
             segments: Vec::new(),
+            stores_segments: false,
         }
+    }
+
+    /// From now on runs that end keep what is known of their segments in the file, behind them, unless it is a handful.
+    ///
+    /// # Panics
+    /// If the runs are digested: such digests are asked for all at once.
+    pub fn store_segments(&mut self) {
+        assert!(!self.layout.digested, "what is stored of a segment has no digest");
+        self.stores_segments = true;
     }
 
     /// An upper bound of the memory that a writer with blocks of `block_bytes` holds, records larger than a block aside.
@@ -308,16 +355,17 @@ impl RunWriter {
     /// Ends the run after its last segment; the writer can go on with another one behind it.
     pub fn end_run(&mut self) -> Result<Run, RunError> {
         self.flush()?;
-        let segments: Arc<[Segment]> = std::mem::take(&mut self.segments).into();
-        Ok(Run {
-            file: Arc::clone(&self.file),
-            path: Arc::clone(&self.path),
-            layout: self.layout,
-            largest_block: self.largest_block,
-            largest_record: self.largest_record,
-            segments,
-            meter: None,
-        })
+        let segments = std::mem::take(&mut self.segments);
+        let stored = if self.stores_segments { Segments::stored(&segments, self.written) } else { None };
+        let (file, path) = (Arc::clone(&self.file), Arc::clone(&self.path));
+        let mut run = Run::of(file, path, self.layout, self.largest_block, self.largest_record, segments);
+        if let Some((segments, index)) = stored {
+            self.write(&index)?;
+            self.written += index.len() as u64;
+            self.open.offset = self.written;
+            run.segments = segments;
+        }
+        Ok(run)
     }
 
     fn close_block(&mut self) -> Result<(), RunError> {
@@ -345,13 +393,16 @@ impl RunWriter {
 
     /// Writes the finished blocks; an open one stays.
     fn flush(&mut self) -> Result<(), RunError> {
-        self.file
-            .write_all_at(&self.buffer[..self.block_start], self.written)
-            .map_err(|source| RunError::Write { path: self.path.to_path_buf(), source })?;
+        self.write(&self.buffer[..self.block_start])?;
         self.written += self.block_start as u64;
         self.buffer.drain(..self.block_start);
         self.block_start = 0;
         Ok(())
+    }
+
+    /// Writes behind what was written.
+    fn write(&self, bytes: &[u8]) -> Result<(), RunError> {
+        self.file.write_all_at(bytes, self.written).map_err(|source| RunError::Write { path: self.path.to_path_buf(), source })
     }
 }
 

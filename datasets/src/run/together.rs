@@ -79,15 +79,7 @@ impl SharedRun {
     pub fn finish(self) -> Run {
         let ended = self.ended.into_inner().expect("nothing panics while it holds the list");
         assert_eq!(ended.segments.len(), self.partitions, "every segment was written");
-        Run {
-            file: self.file,
-            path: self.path,
-            layout: self.layout,
-            largest_block: ended.largest_block,
-            largest_record: ended.largest_record,
-            segments: ended.segments.into(),
-            meter: None,
-        }
+        Run::of(self.file, self.path, self.layout, ended.largest_block, ended.largest_record, ended.segments)
     }
 
     /// Waits until all segments before that of `partition` have ended, and does with them what is to be done.

@@ -113,7 +113,9 @@ struct Spills {
 impl Spills {
     fn writer(&mut self) -> Result<&mut RunWriter, Fault> {
         if self.writer.is_none() {
-            self.writer = Some(RunWriter::create(&self.path, self.layout, self.block_bytes)?);
+            let mut writer = RunWriter::create(&self.path, self.layout, self.block_bytes)?;
+            writer.store_segments();
+            self.writer = Some(writer);
         }
         Ok(self.writer.as_mut().expect("just made"))
     }

@@ -119,17 +119,22 @@ impl SealedOutputs {
 /// A sorted piece of one partition.
 pub(super) enum Stretch<'a> {
     /// A segment of a run of this process's own.
-    Run(Run, usize),
+    Run(Run, Segment),
     /// The segment of a sealed output that stands at this place among those of the task.
     Sealed(&'a SealedOutputs, &'a SealedOutput, usize),
 }
 
 impl Stretch<'_> {
     /// What there is of a partition in some runs.
-    pub(super) fn of_runs(runs: &[Run], partition: u32) -> Vec<Self> {
-        let place = partition as usize;
-        let with_records = runs.iter().filter(|run| run.segments()[place].records > 0);
-        with_records.map(|run| Self::Run(run.clone(), place)).collect()
+    pub(super) fn of_runs(runs: &[Run], partition: u32) -> Result<Vec<Self>, Fault> {
+        let mut stretches = Vec::new();
+        for run in runs {
+            let segment = run.segment(partition as usize)?;
+            if segment.records > 0 {
+                stretches.push(Self::Run(run.clone(), segment));
+            }
+        }
+        Ok(stretches)
     }
 
     /// Memory that reading it needs at least.
@@ -143,7 +148,7 @@ impl Stretch<'_> {
     /// Reads its records in about so much memory.
     pub(super) fn read(&self, bytes: usize) -> Result<StretchReader, Fault> {
         match self {
-            Self::Run(run, place) => Ok(StretchReader { reader: run.read(*place, bytes), output: None }),
+            Self::Run(run, segment) => Ok(StretchReader { reader: run.reader(segment, bytes), output: None }),
             Self::Sealed(outputs, output, place) => {
                 let lost = |source: io::Error| Fault::OutputLost { output: output.attempt, detail: source.to_string() };
                 let file = outputs.open(output.file).map_err(lost)?;

@@ -76,7 +76,7 @@ impl<J: MapReduce> Sources<J> {
             pool.install(|| collectors.par_iter_mut().try_for_each(spill))?;
             let runs = collectors.into_iter().flat_map(|collector| collector.into_parts().1);
             let runs: Vec<Run> = runs.map(|run| run.metered(Arc::clone(&settings.progress.reduced_bytes))).collect();
-            let bytes = runs.iter().flat_map(Run::segments).map(|segment| segment.content_bytes).sum();
+            let bytes = runs.iter().map(Run::content_bytes).sum();
             settings.progress.collected_bytes.store(bytes, Relaxed);
             return Ok((Self::Runs(runs), settings.total_bytes.saturating_sub(settings.threads * settings.merge_bytes)));
         }
@@ -190,7 +190,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 }
                 Ok(())
             }),
-            Sources::Runs(runs) => self.merge(Stretch::of_runs(runs, partition), partition, each),
+            Sources::Runs(runs) => self.merge(Stretch::of_runs(runs, partition)?, partition, each),
             Sources::Sealed(outputs) => self.merge(outputs.stretches(partition), partition, each),
             Sources::Pairs(pairs, partitioner) => {
                 let mut groups: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
@@ -302,7 +302,9 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 }
             }
             writer.end_segment()?;
-            merged.push(Stretch::Run(writer.end_run()?, 0));
+            let run = writer.end_run()?;
+            let segment = run.segment(0)?;
+            merged.push(Stretch::Run(run, segment));
         }
         Ok(merged)
     }
