@@ -53,13 +53,13 @@ impl Read for Counted {
 impl Stream {
     /// Begins to decompress `input`, whose file is open as `file` and is compressed.
     pub(crate) fn new(input: &InputFile, file: File, limits: Limits, room: Room) -> Result<Self, ReadError> {
-        let fail = |source| input.io_error(0, source);
         let window = window_bytes(input, &file, limits)?;
         let source = BufReader::with_capacity(128 << 10, Counted { file, consumed: 0, failed: false });
         let codec = match input.compression {
             Compression::Gzip => Codec::Gzip(flate2::bufread::MultiGzDecoder::new(source)),
             #[cfg(feature = "zstd")]
             Compression::Zstd => {
+                let fail = |source| input.io_error(0, source);
                 let mut decoder = zstd::Decoder::with_buffer(source).map_err(fail)?;
                 // The first frame was looked at before; those behind it are bound by this.
                 let behind = limits.window_bytes.min(room.window_bytes()).max(1 << 10).ilog2();
