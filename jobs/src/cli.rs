@@ -47,6 +47,25 @@ pub fn main<J: MapReduce + Args + Serialize + DeserializeOwned>() -> ExitCode {
 }
 
 /// The same for a job with a name and arguments of the caller's choice, the program's name first.
+///
+/// So one executable can hold several jobs, or a test can call a job as it would be called:
+/// ```
+/// # use shardmill::prelude::*;
+/// # #[derive(Args, Serialize, Deserialize)] struct Count {}
+/// # #[derive(Serialize, Deserialize)] struct Counted { lines: u64 }
+/// # impl MapReduce for Count {
+/// #     type Input = Lines; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+/// #     fn map(&self, _: &str, out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+/// #     fn reduce(&self, _: (), lines: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { lines: lines.sum() }) }
+/// # }
+/// let directory = tempfile::tempdir()?;
+/// let (input, output) = (directory.path().join("in.txt"), directory.path().join("out"));
+/// std::fs::write(&input, "one\ntwo\n")?;
+/// let arguments = ["count", "run", "--quiet", "--input"].map(Into::into).into_iter();
+/// shardmill::main_named::<Count>("count", arguments.chain([input.into(), "--output".into(), output.clone().into()]));
+/// assert_eq!(std::fs::read_to_string(output.join("part-00000.csv"))?, "lines\n2\n");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn main_named<J: MapReduce + Args + Serialize + DeserializeOwned>(
     name: &str,
     arguments: impl IntoIterator<Item = std::ffi::OsString>,

@@ -37,6 +37,14 @@ pub trait Combine<V>: Send + Sync + 'static {
     const COMBINES: bool = true;
 
     /// Folds `next` into `sum`, both values of the same key.
+    ///
+    /// ```
+    /// use shardmill::{Combine, Max};
+    ///
+    /// let mut most = 2u64;
+    /// [7, 5].into_iter().for_each(|next| Max.combine(&mut most, next));
+    /// assert_eq!(most, 7);
+    /// ```
     fn combine(&self, sum: &mut V, next: V);
 }
 

@@ -39,6 +39,13 @@ pub struct BadRecord {
 }
 
 /// The phase of a job in which its code failed outside `map` and `reduce`.
+///
+/// ```
+/// use shardmill::{Fault, Phase};
+///
+/// let fault = Fault::Panicked { phase: Phase::EndShard, cause: "no memory left".to_owned() };
+/// assert_eq!(fault.to_string(), "end of shard failed: no memory left");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The job's `start`.

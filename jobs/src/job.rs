@@ -43,7 +43,15 @@ pub type Record<'a, J> = <<J as MapReduce>::Input as Shape>::Record<'a>;
 /// }
 /// ```
 pub type KeyRef<'a, J> = <<J as MapReduce>::Key as Key>::Ref<'a>;
-/// The value as a job emits it; [`KeyRef`] has an example.
+/// The value as a job emits it: itself, or `&[u8]` and `&str` for [`Blob`](crate::Blob) and [`Text`](crate::Text).
+///
+/// ```
+/// use shardmill::{MapReduce, Text, ValueRef};
+///
+/// fn trimmed<J: MapReduce<Value = Text>>(text: ValueRef<'_, J>) -> ValueRef<'_, J> {
+///     text.trim()
+/// }
+/// ```
 pub type ValueRef<'a, J> = <<J as MapReduce>::Value as Value>::Ref<'a>;
 
 /// How keys are spread over partitions.
@@ -183,16 +191,55 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
     fn reduce(&self, key: KeyRef<'_, Self>, values: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result;
 
     /// Makes the combiner, where it needs the job's parameters.
+    ///
+    /// ```
+    /// use shardmill::prelude::*;
+    ///
+    /// /// Adds up, to a limit.
+    /// #[derive(Default)]
+    /// struct UpTo(u64);
+    ///
+    /// impl Combine<u64> for UpTo {
+    ///     fn combine(&self, sum: &mut u64, next: u64) {
+    ///         *sum = self.0.min(*sum + next);
+    ///     }
+    /// }
+    ///
+    /// /// Counts words, but none more often than anybody wants to know.
+    /// #[derive(Args, Serialize, Deserialize)]
+    /// struct Few {
+    ///     #[arg(long)]
+    ///     most: u64,
+    /// }
+    /// # #[derive(Serialize, Deserialize)] struct WordTotal { word: String, count: u64 }
+    ///
+    /// impl MapReduce for Few {
+    /// #     type Input = Lines; type Key = String; type Value = u64; type Output = WordTotal;
+    ///     type Combine = UpTo;
+    ///     // …
+    ///     fn combiner(&self) -> UpTo {
+    ///         UpTo(self.most)
+    ///     }
+    /// #     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result { words(line).for_each(|word| out.emit(word, 1)); Ok(()) }
+    /// #     fn reduce(&self, word: &str, counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+    /// #         out.write(WordTotal { word: word.to_owned(), count: counts.sum() })
+    /// #     }
+    /// }
+    /// # fn main() -> Result {
+    /// assert_eq!(shardmill::testing::run(Few { most: 2 }, "a a a\na b\n")?, "word,count\na,2\nb,1\n");
+    /// # Ok(())
+    /// # }
+    /// ```
     fn combiner(&self) -> Self::Combine {
         Self::Combine::default()
     }
 
-    /// Which columns of a tabular input are read. [`Rows<T>`](crate::Rows) knows by itself.
+    /// Which columns of a tabular input are read. [`Rows<T>`](crate::Rows) knows by itself; [`Batches`](crate::Batches) has an example.
     fn columns(&self) -> Result<Columns> {
         Ok(Columns::All)
     }
 
-    /// What types the columns of text formats get.
+    /// What types the columns of text formats get. [`ColumnTypes`] has an example.
     fn column_types(&self) -> Result<ColumnTypes> {
         Ok(ColumnTypes::Inferred)
     }
@@ -217,7 +264,7 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
         false
     }
 
-    /// How keys are spread over partitions.
+    /// How keys are spread over partitions. [`Partitioning`] has an example.
     fn partitioning(&self) -> Partitioning {
         Partitioning::Hash
     }
@@ -229,7 +276,30 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
 
     /// Emits pairs that are there whatever the input holds; called once for a whole job.
     ///
-    /// An aggregate over no groups has a result even where there is no record.
+    /// An aggregate over no groups has a result even where there is no record:
+    /// ```
+    /// use shardmill::prelude::*;
+    ///
+    /// /// Counts lines.
+    /// #[derive(Args, Serialize, Deserialize)]
+    /// struct Count {}
+    /// # #[derive(Serialize, Deserialize)] struct Counted { lines: u64 }
+    ///
+    /// impl MapReduce for Count {
+    /// #     type Input = Lines; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+    ///     // …
+    ///     fn seed(&self, out: &mut Emitter<'_, Self>) -> Result {
+    ///         out.emit((), 0);
+    ///         Ok(())
+    ///     }
+    /// #     fn map(&self, _: &str, out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+    /// #     fn reduce(&self, _: (), lines: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { lines: lines.sum() }) }
+    /// }
+    /// # fn main() -> Result {
+    /// assert_eq!(shardmill::testing::run(Count {}, "")?, "lines\n0\n");
+    /// # Ok(())
+    /// # }
+    /// ```
     fn seed(&self, out: &mut Emitter<'_, Self>) -> Result {
         let _ = out;
         Ok(())
@@ -243,7 +313,25 @@ pub trait MapReduce: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Called before the first record or key of each attempt.
+    /// Called before the first record or key of each attempt. An error or a panic ends the job.
+    ///
+    /// ```
+    /// use shardmill::prelude::*;
+    /// # #[derive(Args, Serialize, Deserialize)] struct Count { list: std::path::PathBuf }
+    /// # #[derive(Serialize, Deserialize)] struct Counted { lines: u64 }
+    ///
+    /// impl MapReduce for Count {
+    /// #     type Input = Lines; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+    ///     // …
+    ///     fn start(&self) -> Result {
+    ///         if self.list.exists() { Ok(()) } else { Err(format!("there is no {}", self.list.display()).into()) }
+    ///     }
+    /// #     fn map(&self, _: &str, out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+    /// #     fn reduce(&self, _: (), lines: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { lines: lines.sum() }) }
+    /// }
+    /// let refused = shardmill::testing::run(Count { list: "no/such/list".into() }, "one\n").unwrap_err();
+    /// assert!(refused.to_string().contains("start failed: there is no no/such/list"), "{refused}");
+    /// ```
     fn start(&self) -> Result {
         Ok(())
     }

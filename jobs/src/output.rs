@@ -15,6 +15,17 @@ use crate::engine::Output;
 use crate::job::{MapReduce, Result};
 
 /// A kind of output. Implemented for every serde row, for [`Raw`] and for [`Table`]; job authors have nothing to implement.
+///
+/// ```
+/// use shardmill::output::OutputType;
+/// use shardmill::{MapReduce, Result};
+///
+/// /// The names of the columns of a job's output, where it has some.
+/// fn columns<J: MapReduce>(job: &J) -> Result<Vec<String>> {
+///     let schema = <J::Output as OutputType<J>>::schema(job)?;
+///     Ok(schema.iter().flat_map(|schema| schema.fields()).map(|field| field.name().clone()).collect())
+/// }
+/// ```
 pub trait OutputType<J: MapReduce>: 'static {
     /// What is kept for a part while it is written.
     type State;
@@ -55,6 +66,17 @@ where
     /// Writes a row.
     ///
     /// The fields of the row are the columns. Text formats write them as the `csv` crate and `serde_json` do.
+    ///
+    /// ```
+    /// use shardmill::{MapReduce, Output, Result};
+    ///
+    /// #[derive(serde::Serialize, serde::Deserialize)]
+    /// struct WordTotal { word: String, count: u64 }
+    ///
+    /// fn write_total<J: MapReduce<Output = WordTotal>>(word: &str, count: u64, out: &mut Output<'_, J>) -> Result {
+    ///     out.write(WordTotal { word: word.to_owned(), count })
+    /// }
+    /// ```
     #[inline]
     pub fn write(&mut self, row: J::Output) -> Result {
         let written = self.part.write_row(&row);
@@ -110,6 +132,15 @@ impl<J: MapReduce> OutputType<J> for Raw {
 }
 
 /// Outputs that may be written as records without columns: [`Raw`] and [`Table`].
+///
+/// ```
+/// use shardmill::output::WritesRecords;
+/// use shardmill::{MapReduce, Output, Result};
+///
+/// fn copy<J: MapReduce<Output: WritesRecords>>(records: &[&[u8]], out: &mut Output<'_, J>) -> Result {
+///     records.iter().try_for_each(|record| out.write_record(record))
+/// }
+/// ```
 pub trait WritesRecords {}
 
 impl WritesRecords for Raw {}
@@ -122,7 +153,13 @@ where
 {
     /// Writes a record: in `bytes` as it is, in `text` with a line end behind it.
     ///
-    /// [`Raw`] has an example.
+    /// ```
+    /// use shardmill::{MapReduce, Output, Raw, Result};
+    ///
+    /// fn write_reversed<J: MapReduce<Output = Raw>>(line: &str, out: &mut Output<'_, J>) -> Result {
+    ///     out.write_record(line.chars().rev().collect::<String>().as_bytes())
+    /// }
+    /// ```
     #[inline]
     pub fn write_record(&mut self, record: &[u8]) -> Result {
         let written = self.part.write_record(record);
@@ -130,9 +167,36 @@ where
     }
 }
 
-/// Gathers rows to batches, for jobs that write a [`Table`].
+/// Gathers rows to batches, for jobs that write a [`Table`], which has a whole example.
 ///
-/// [`Table`] has an example.
+/// ```
+/// use shardmill::arrow::array::{ArrayRef, RecordBatch, UInt64Builder};
+/// use shardmill::output::Rows;
+/// use std::sync::Arc;
+///
+/// struct Numbers(UInt64Builder);
+///
+/// impl<J> Rows<J> for Numbers {
+///     fn new(_: &J) -> Self {
+///         Self(UInt64Builder::new())
+///     }
+///
+///     fn len(&self) -> usize {
+///         self.0.values_slice().len()
+///     }
+///
+///     fn take(&mut self) -> shardmill::Result<RecordBatch> {
+///         let numbers: ArrayRef = Arc::new(self.0.finish());
+///         Ok(RecordBatch::try_from_iter([("number", numbers)])?)
+///     }
+/// }
+///
+/// let mut numbers = <Numbers as Rows<()>>::new(&());
+/// numbers.0.append_value(7);
+/// assert_eq!(Rows::<()>::take(&mut numbers)?.num_rows(), 1);
+/// assert!(Rows::<()>::is_empty(&numbers));
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
 pub trait Rows<J>: 'static {
     /// Begins a part.
     fn new(job: &J) -> Self;
@@ -245,7 +309,21 @@ impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> OutputType<J> for Table<R> {
 impl<J: MapReduce<Output = Table<R>>, R: Rows<J>> Output<'_, J> {
     /// Adds to the rows that are being gathered, and passes them on to the part where they are enough.
     ///
-    /// An error of `add` is one of `reduce`: it ends the job and names the key. [`Table`] has an example.
+    /// An error of `add` is one of `reduce`: it ends the job and names the key. [`Table`] has a whole example.
+    ///
+    /// ```
+    /// use shardmill::output::Rows;
+    /// use shardmill::{MapReduce, Output, Result, Table};
+    ///
+    /// fn add_twice<J, R>(add: impl Fn(&mut R) -> Result, out: &mut Output<'_, J>) -> Result
+    /// where
+    ///     J: MapReduce<Output = Table<R>>,
+    ///     R: Rows<J>,
+    /// {
+    ///     out.add(&add)?;
+    ///     out.add(&add)
+    /// }
+    /// ```
     #[inline]
     pub fn add(&mut self, add: impl FnOnce(&mut R) -> Result) -> Result {
         add(self.state)?;

@@ -23,6 +23,15 @@ use crate::fault::Fault;
 use crate::job::{Columns, MapReduce};
 
 /// The shape of a job's records. Implemented by [`Lines`], [`Bytes`], [`Rows`], [`Batches`] and [`Any`].
+///
+/// ```
+/// use shardmill::{Batches, Lines, Shape};
+///
+/// fn name<S: Shape>() -> String {
+///     format!("{:?}", S::KIND).to_lowercase()
+/// }
+/// assert_eq!([name::<Lines>(), name::<Batches>()], ["lines", "batches"]);
+/// ```
 #[allow(private_bounds, reason = "how a shape is read is the engine's business")]
 pub trait Shape: Driver {
     /// A record as `map` receives it.
@@ -440,6 +449,18 @@ fn map_batches<J: MapReduce>(
 pub struct Any;
 
 /// A record of shape [`Any`].
+///
+/// ```
+/// use shardmill::AnyRecord;
+///
+/// fn rows(record: AnyRecord<'_>) -> usize {
+///     match record {
+///         AnyRecord::Batch(batch) => batch.num_rows(),
+///         AnyRecord::Bytes(_) => 1,
+///     }
+/// }
+/// assert_eq!(rows(AnyRecord::Bytes(b"a line")), 1);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum AnyRecord<'a> {
     /// Rows of a format with columns.

@@ -98,11 +98,39 @@ pub struct Case<'a> {
 
 impl<'a> Case<'a> {
     /// A case with literal input.
+    ///
+    /// ```
+    /// # use shardmill::prelude::*;
+    /// # use shardmill::testing::Case;
+    /// # #[derive(Args, Serialize, Deserialize)] struct Count {}
+    /// # #[derive(Serialize, Deserialize)] struct Counted { records: u64 }
+    /// # impl MapReduce for Count {
+    /// #     type Input = Bytes; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+    /// #     fn map(&self, _: &[u8], out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+    /// #     fn reduce(&self, _: (), counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { records: counts.sum() }) }
+    /// # }
+    /// assert_eq!(Case::new(b"one\ntwo").run(Count {})?, "records\n2\n");
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
     pub fn new(input: &'a [u8]) -> Self {
         Self { input, format: None, output: None, csv_header: true, max_bad_records: 0 }
     }
 
     /// Reads the input as this format, as `--input-format` does.
+    ///
+    /// ```
+    /// # use shardmill::prelude::*;
+    /// # use shardmill::testing::Case;
+    /// # #[derive(Args, Serialize, Deserialize)] struct Count {}
+    /// # #[derive(Serialize, Deserialize)] struct Counted { records: u64 }
+    /// # impl MapReduce for Count {
+    /// #     type Input = Bytes; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+    /// #     fn map(&self, _: &[u8], out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+    /// #     fn reduce(&self, _: (), counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { records: counts.sum() }) }
+    /// # }
+    /// assert_eq!(Case::new(b"aabbcc").input_format("fixed:2").output_format("csv").run(Count {})?, "records\n3\n");
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
     ///
     /// # Panics
     /// If there is no such format.
@@ -113,6 +141,20 @@ impl<'a> Case<'a> {
 
     /// Writes this format, as `--output-format` does.
     ///
+    /// ```
+    /// # use shardmill::prelude::*;
+    /// # use shardmill::testing::Case;
+    /// # #[derive(Args, Serialize, Deserialize)] struct Count {}
+    /// # #[derive(Serialize, Deserialize)] struct Counted { records: u64 }
+    /// # impl MapReduce for Count {
+    /// #     type Input = Bytes; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+    /// #     fn map(&self, _: &[u8], out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+    /// #     fn reduce(&self, _: (), counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { records: counts.sum() }) }
+    /// # }
+    /// assert_eq!(Case::new(b"one\n").output_format("jsonl").run(Count {})?, "{\"records\":1}\n");
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
+    ///
     /// # Panics
     /// If there is no such format.
     pub fn output_format(mut self, format: &str) -> Self {
@@ -121,12 +163,44 @@ impl<'a> Case<'a> {
     }
 
     /// The first record of CSV input is no header.
+    ///
+    /// ```
+    /// # use shardmill::prelude::*;
+    /// # use shardmill::testing::Case;
+    /// # #[derive(Args, Serialize, Deserialize)] struct Count {}
+    /// # #[derive(Serialize, Deserialize)] struct Counted { records: u64 }
+    /// # impl MapReduce for Count {
+    /// #     type Input = Bytes; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+    /// #     fn map(&self, _: &[u8], out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+    /// #     fn reduce(&self, _: (), counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { records: counts.sum() }) }
+    /// # }
+    /// let case = Case::new(b"Faro,1\nGent,2\n").input_format("csv");
+    /// assert_eq!(case.clone().run(Count {})?, "records\n1\n");
+    /// assert_eq!(case.without_header().run(Count {})?, "records\n2\n");
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
     pub fn without_header(mut self) -> Self {
         self.csv_header = false;
         self
     }
 
     /// Sets up to this many bad records aside.
+    ///
+    /// ```
+    /// # use shardmill::prelude::*;
+    /// # use shardmill::testing::Case;
+    /// # #[derive(Args, Serialize, Deserialize)] struct Add {}
+    /// # #[derive(Serialize, Deserialize)] struct Total { total: u64 }
+    /// # impl MapReduce for Add {
+    /// #     type Input = Lines; type Key = (); type Value = u64; type Combine = Sum; type Output = Total;
+    /// #     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result { out.emit((), line.parse()?); Ok(()) }
+    /// #     fn reduce(&self, _: (), numbers: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Total { total: numbers.sum() }) }
+    /// # }
+    /// let case = Case::new(b"4\nfour\n5\n");
+    /// assert!(case.run(Add {}).is_err());
+    /// assert_eq!(case.max_bad_records(1).run(Add {})?, "total\n9\n");
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
     pub fn max_bad_records(mut self, limit: u64) -> Self {
         self.max_bad_records = limit;
         self
@@ -141,6 +215,21 @@ impl<'a> Case<'a> {
     }
 
     /// The same for output that is not text.
+    ///
+    /// ```
+    /// # use shardmill::prelude::*;
+    /// # use shardmill::testing::Case;
+    /// # #[derive(Args, Serialize, Deserialize)] struct Count {}
+    /// # #[derive(Serialize, Deserialize)] struct Counted { records: u64 }
+    /// # impl MapReduce for Count {
+    /// #     type Input = Bytes; type Key = (); type Value = u64; type Combine = Sum; type Output = Counted;
+    /// #     fn map(&self, _: &[u8], out: &mut Emitter<'_, Self>) -> Result { out.emit((), 1); Ok(()) }
+    /// #     fn reduce(&self, _: (), counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result { out.write(Counted { records: counts.sum() }) }
+    /// # }
+    /// let parts = Case::new(b"one\n").output_format("parquet").bytes(Count {})?;
+    /// assert!(parts.starts_with(b"PAR1"));
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
     pub fn bytes<J: MapReduce + Serialize + DeserializeOwned>(&self, job: J) -> Result<Vec<u8>> {
         let directory = Scratch::new()?;
         let default = match J::Input::KIND {

@@ -60,6 +60,14 @@ impl<'a, J: MapReduce> Emitter<'a, J> {
     /// Emits `value` under `key`.
     ///
     /// Keys may have up to 64 KiB and values up to 64 MiB in their encoding; more makes the record a bad one.
+    ///
+    /// ```
+    /// use shardmill::{Emitter, MapReduce, words};
+    ///
+    /// fn emit_words<J: MapReduce<Key = String, Value = u64>>(line: &str, out: &mut Emitter<'_, J>) {
+    ///     words(line).for_each(|word| out.emit(word, 1));
+    /// }
+    /// ```
     #[inline(always)]
     pub fn emit(&mut self, key: KeyRef<'_, J>, value: ValueRef<'_, J>) {
         self.collector.emit(key, value, self.readable);
@@ -105,6 +113,17 @@ impl<'a, J: MapReduce> Emitter<'a, J> {
     }
 
     /// Adds `by` to the counter `name`, which is shown with the result. Counts of bad records and of attempts that fail do not count.
+    ///
+    /// ```
+    /// use shardmill::{Emitter, MapReduce};
+    ///
+    /// fn note_length<J: MapReduce>(line: &str, out: &mut Emitter<'_, J>) {
+    ///     match line.len() {
+    ///         0 => out.count("empty lines", 1),
+    ///         length => out.count("characters", length as u64),
+    ///     }
+    /// }
+    /// ```
     pub fn count(&mut self, name: &'static str, by: u64) {
         self.collector.count(name, by);
     }

@@ -102,7 +102,17 @@ impl<'a, J: MapReduce> Values<'a, J> {
 
     /// The next value, borrowed where its type allows: `&[u8]` for [`Blob`](crate::Blob), `&str` for [`Text`](crate::Text).
     ///
-    /// [`Blob`](crate::Blob) and [`Text`](crate::Text) have examples.
+    /// ```
+    /// use shardmill::{MapReduce, Text, Values};
+    ///
+    /// fn longest<J: MapReduce<Value = Text>>(mut texts: Values<'_, J>) -> usize {
+    ///     let mut longest = 0;
+    ///     while let Some(text) = texts.next_ref() {
+    ///         longest = longest.max(text.len());
+    ///     }
+    ///     longest
+    /// }
+    /// ```
     #[inline]
     pub fn next_ref(&mut self) -> Option<ValueRef<'_, J>> {
         if let From::One(value) = &mut self.from {
@@ -176,6 +186,32 @@ impl<J: MapReduce> Iterator for Values<'_, J> {
 /// | a serde struct | [`write`](Self::write) | [`MapReduce`] |
 /// | [`Raw`](crate::Raw) | [`write_record`](Self::write_record) | [`Raw`](crate::Raw) |
 /// | [`Table`](crate::Table) | [`add`](Self::add) | [`Table`](crate::Table) |
+///
+/// A key may have any number of rows, none included:
+/// ```
+/// use shardmill::prelude::*;
+///
+/// /// Lists the letters of words that occur more than once.
+/// #[derive(Args, Serialize, Deserialize)]
+/// struct Letters {}
+/// # #[derive(Serialize, Deserialize)] struct Row { word: String, letter: char }
+///
+/// impl MapReduce for Letters {
+/// #     type Input = Lines; type Key = String; type Value = u64; type Combine = Sum; type Output = Row;
+/// #     fn map(&self, line: &str, out: &mut Emitter<'_, Self>) -> Result { words(line).for_each(|word| out.emit(word, 1)); Ok(()) }
+///     // …
+///     fn reduce(&self, word: &str, counts: Values<'_, Self>, out: &mut Output<'_, Self>) -> Result {
+///         if counts.sum::<u64>() > 1 {
+///             word.chars().try_for_each(|letter| out.write(Row { word: word.to_owned(), letter }))?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// # fn main() -> Result {
+/// assert_eq!(shardmill::testing::run(Letters {}, "to be or\nnot to\n")?, "word,letter\nto,t\nto,o\n");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Output<'a, J: MapReduce> {
     pub(crate) part: &'a mut PartWriter,
     pub(crate) state: &'a mut <J::Output as OutputType<J>>::State,
