@@ -143,6 +143,8 @@ pub enum Fault {
     OutputLost {
         /// The attempt.
         output: AttemptId,
+        /// It is there, and not what was sealed.
+        damaged: bool,
         /// What was seen of it.
         detail: String,
     },

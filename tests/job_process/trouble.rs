@@ -38,7 +38,7 @@ fn no_damage_to_a_map_output_goes_unnoticed_and_the_output_is_named() {
         let damaged = outputs[1].attempt;
         let path = supervisor.directory_of(damaged).join("map.run");
         let whole = fs::read(&path).unwrap();
-        let lost = Err(Fault::OutputLost { output: damaged });
+        let lost = Err(Fault::OutputLost { output: damaged, damaged: true });
         for at in (0..whole.len()).step_by(whole.len() / 60) {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << (at % 8);
@@ -52,7 +52,8 @@ fn no_damage_to_a_map_output_goes_unnoticed_and_the_output_is_named() {
         fs::remove_file(&path).unwrap();
         // An open file would still be read.
         supervisor.next_process();
-        assert_eq!(reduced(&mut supervisor, &plan, &sources, partitions), lost, "{job}: removed");
+        let gone = Err(Fault::OutputLost { output: damaged, damaged: false });
+        assert_eq!(reduced(&mut supervisor, &plan, &sources, partitions), gone, "{job}: removed");
         fs::write(&path, &whole).unwrap();
         assert!(reduced(&mut supervisor, &plan, &sources, partitions).is_ok());
         assert_eq!(reduced(&mut supervisor, &plan, &with_another_digest(&sources), partitions), lost, "{job}: whole, and another one");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::WorkerId;
+use crate::ids::{AttemptId, WorkerId};
 
 /// Bytes of a bad record that travel with a fault, for the failure card.
 pub const RECORD_BEGINNING: usize = 256;
@@ -193,7 +193,7 @@ pub enum Fault {
         /// The worker that served it.
         worker: WorkerId,
         /// The map attempt whose output it is.
-        output: crate::ids::AttemptId,
+        output: AttemptId,
     },
     /// An input file is not as it was when the job was planned.
     #[error("{} has changed since the job was planned", path.display())]
@@ -226,15 +226,17 @@ pub enum Fault {
         /// The worker that should have served them.
         worker: WorkerId,
         /// The map attempt whose output it is.
-        output: crate::ids::AttemptId,
+        output: AttemptId,
         /// What was seen last.
         cause: String,
     },
-    /// A map output of the worker's own is gone or not what it was.
-    #[error("the output of attempt {output} is lost")]
+    /// A map output that is read in place is gone or not what it was.
+    #[error("the output of attempt {output} is {}", if *damaged { "damaged" } else { "lost" })]
     OutputLost {
         /// The map attempt whose output it was.
-        output: crate::ids::AttemptId,
+        output: AttemptId,
+        /// It is there, and not what was sealed.
+        damaged: bool,
     },
     /// The worker was not heard of for a lease. Known to the coordinator alone.
     #[error("its worker was lost")]
@@ -259,8 +261,8 @@ pub enum Charge {
     Units,
     /// The worker on which it happened.
     Worker,
-    /// The worker that is named in the fault.
-    Other(WorkerId),
+    /// The worker that has the output of this attempt.
+    Holder(AttemptId),
     /// Nobody.
     Nobody,
 }
@@ -278,7 +280,7 @@ impl Fault {
             | Self::ExitedWithoutResult { .. }
             | Self::ProtocolBroken { .. } => Charge::Units,
             Self::DiskFull { .. } | Self::DiskFailed { .. } | Self::SpawnFailed { .. } | Self::ArtifactDamaged => Charge::Worker,
-            Self::ServedBadData { worker, .. } => Charge::Other(*worker),
+            Self::ServedBadData { output, .. } => Charge::Holder(*output),
             Self::FetchFailed { .. } | Self::OutputLost { .. } => Charge::Nobody,
             Self::WorkerLost | Self::Cancelled | Self::Drained | Self::LostRace => Charge::Nobody,
         }

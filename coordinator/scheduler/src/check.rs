@@ -55,6 +55,9 @@ impl Scheduler {
         for charge in job.works.values().flat_map(|work| work.charges.values()) {
             assert!(charge.count < self.config.unit_charges, "enough charges end a job");
         }
+        for damages in job.works.values().flat_map(|work| work.damages.values()) {
+            assert!(damages.len() < self.config.unit_charges as usize, "enough damaged outputs end a job");
+        }
         for losses in job.works.values().flat_map(|work| work.losses.values()) {
             assert!(*losses < self.config.lost_workers, "enough lost workers end a job");
         }
@@ -98,7 +101,7 @@ impl Scheduler {
             let _ =
                 writeln!(text, "{id} {stage} retries {} bad {} aside {:?} {:?}", job.retries, job.bad_records, job.set_aside, job.tally);
             for (kind, work) in &job.works {
-                let _ = writeln!(text, "  {kind} {}/{} {:?}", work.done_units, work.units, work.charges);
+                let _ = writeln!(text, "  {kind} {}/{} {:?} {:?}", work.done_units, work.units, work.charges, work.damages);
                 for (start, accepted) in &work.done {
                     let lost = matches!(accepted.gave, Gave::Output { holding: Holding::Lost, .. });
                     let attempt = accepted.attempt(*id);

@@ -21,7 +21,7 @@ pub struct Config {
     pub longest_backoff: Duration,
     /// Attempts beyond the first that every job may have, besides a tenth of those accepted.
     pub spare_attempts: u64,
-    /// Charges that end a job when they fall on one shard or partition.
+    /// Charges that end a job when they fall on one shard or partition; so do as many damaged outputs of one range.
     pub unit_charges: u32,
     /// Charges after which a worker is left out of a job.
     pub worker_charges: u32,

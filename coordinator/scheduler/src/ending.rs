@@ -1,7 +1,9 @@
 //! How a failed job's end is shown: the failure card's contents.
 
+use std::ops::Range;
+
 use shardmill_protocol::view::EndingView;
-use shardmill_protocol::{Fault, Task};
+use shardmill_protocol::{Fault, Task, WorkerId};
 
 use crate::fact::{Ending, Failed};
 
@@ -53,5 +55,20 @@ pub(crate) fn ending_view(ending: &Ending) -> Option<EndingView> {
         }
         Failed::Staging { cause } => view("staging", cause.clone()),
         Failed::Publish { cause } => view("publish", format!("the output cannot be made visible: {cause}")),
+        Failed::OutputDamaged { output, shards, workers } => EndingView {
+            fault: Some(Fault::OutputLost { output: *output, damaged: true }),
+            task: Some(Task::Map(shards.clone())),
+            attempt: Some(*output),
+            worker: workers.last().copied(),
+            attempts: workers.len() as u32,
+            ..view("output damaged", damaged_each_time(shards, workers))
+        },
     })
+}
+
+/// Names every worker: if it is always the same one, its disk is to blame.
+fn damaged_each_time(shards: &Range<u32>, workers: &[WorkerId]) -> String {
+    let on: Vec<String> = workers.iter().map(ToString::to_string).collect();
+    let (Range { start, end }, times) = (shards, workers.len());
+    format!("shards {start}..{end} were mapped {times} times, and each time the output was damaged; on workers {}", on.join(", "))
 }

@@ -57,6 +57,8 @@ pub enum Fact {
         attempt: AttemptId,
         /// Its shards.
         shards: Range<u32>,
+        /// Its worker has it, and it is not what was sealed.
+        damaged: bool,
     },
     /// The job will be published, with this manifest. There is no way back.
     CommitBegun {
@@ -150,5 +152,14 @@ pub enum Failed {
     Publish {
         /// What the system said.
         cause: String,
+    },
+    /// The output of a range was damaged each time it was mapped.
+    OutputDamaged {
+        /// The last attempt that has made it.
+        output: AttemptId,
+        /// The range.
+        shards: Range<u32>,
+        /// The workers that had it, one for each time.
+        workers: Vec<WorkerId>,
     },
 }

@@ -13,6 +13,7 @@ use shardmill_protocol::{AttemptId, Digest, Epoch, JobId, Outcome, Task, WorkerI
 use crate::attempt::{History, Live};
 use crate::event::{Submission, Tick};
 use crate::fact::{Ending, Failed};
+use crate::pending::Terms;
 use crate::standing::Standing;
 use crate::weights::Weights;
 use crate::work::{Accepted, Gave, Holding, Work};
@@ -275,6 +276,23 @@ impl Job {
         let accepted = Accepted { range, elapsed_ms, epoch: attempt.epoch, number: attempt.number, worker, gave };
         self.work(kind).accept(accepted);
         self.version += 1;
+    }
+
+    /// The output of a map range is lost: the range is pending again, whole. Live and replayed jobs go through here. Returns the
+    /// range, or nothing if its output was lost before.
+    pub(crate) fn lose(&mut self, start: u32, damaged: bool, terms: Terms) -> Option<Range<u32>> {
+        let id = self.id();
+        let map = self.work(TaskKind::Map);
+        let (attempt, worker) = (map.done[&start].attempt(id), map.done[&start].worker);
+        let range = map.lose(start, terms)?;
+        if damaged {
+            map.damages.entry(start).or_default().push(worker);
+        }
+        self.lost.push(range.clone());
+        self.past.lost(attempt);
+        self.troubles.remove(&attempt);
+        self.version += 1;
+        Some(range)
     }
 
     /// Forgets which attempts were accepted: of a job that has ended nothing is.

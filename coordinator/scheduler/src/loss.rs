@@ -1,5 +1,9 @@
 //! Losses: workers that fall silent or leave, and map outputs that are gone. Each is noticed in several ways, and becomes the same
 //! thing here.
+//!
+//! An output that is lost is nobody's fault, and may be lost any number of times: workers die. One that is there and damaged was
+//! spoiled by the worker that has it, which is charged; or it comes out damaged wherever it is mapped, so the time is held against
+//! its range, too. So many times end the job: a range would be mapped again without end otherwise.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -184,57 +188,71 @@ impl Scheduler {
             lost.extend(outputs.map(|(range, _, _)| (*id, range.start)));
         }
         for (id, start) in lost {
-            self.lose_range(id, start);
+            self.lose_range(id, start, false);
         }
     }
 
     /// A map output is lost, if it is one that counts.
     pub(crate) fn lose_output(&mut self, output: AttemptId) {
-        let found = self.jobs.get(&output.job).and_then(|job| job.holds(output));
-        if let Some((TaskKind::Map, start)) = found {
-            self.lose_range(output.job, start);
+        if let Some((start, _)) = self.holder(output) {
+            self.lose_range(output.job, start, false);
         }
     }
 
-    pub(crate) fn lose_range(&mut self, id: JobId, start: u32) {
+    /// A map output is not what was sealed, if it is one that counts. However it was noticed, it is charged once.
+    pub(crate) fn damage(&mut self, output: AttemptId) {
+        if let Some((start, worker)) = self.holder(output) {
+            self.charge_worker(output.job, worker, output);
+            self.lose_range(output.job, start, true);
+        }
+    }
+
+    /// The range of a map output that counts, and the worker that has it, if its job can still use it.
+    fn holder(&self, output: AttemptId) -> Option<(u32, WorkerId)> {
+        let job = self.jobs.get(&output.job).filter(|job| matches!(job.stage, Stage::Working))?;
+        let (TaskKind::Map, start) = job.holds(output)? else { return None };
+        Some((start, job.works[&TaskKind::Map].done[&start].worker))
+    }
+
+    pub(crate) fn lose_range(&mut self, id: JobId, start: u32, damaged: bool) {
         // Another disk, another network path: elsewhere, as long as there may be an elsewhere.
         let until = Tick(self.now.0 + self.config.lease);
+        let limit = self.config.unit_charges as usize;
         let job = self.job(id);
         if !matches!(job.stage, Stage::Working) {
             return;
         }
-        let accepted = &job.work(TaskKind::Map).done[&start];
-        let (attempt, worker) = (accepted.attempt(id), accepted.worker);
+        let map = &job.works[&TaskKind::Map];
+        let accepted = &map.done[&start];
+        let (attempt, worker, shards) = (accepted.attempt(id), accepted.worker, accepted.range.clone());
+        let before = map.damages.get(&start).map_or(&[][..], Vec::as_slice);
+        if damaged && before.len() + 1 >= limit {
+            let workers = before.iter().copied().chain([worker]).collect();
+            return self.end_job(id, Ending::Failed(Box::new(Failed::OutputDamaged { output: attempt, shards, workers })));
+        }
         let terms = Terms { avoid: Some((worker, until)), ..Terms::new(Shape::Whole) };
-        let Some(range) = job.work(TaskKind::Map).lose(start, terms) else { return };
-        job.lost.push(range.clone());
-        job.past.lost(attempt);
-        job.troubles.remove(&attempt);
-        job.version += 1;
-        self.outbox.journal(Fact::OutputLost { attempt, shards: range });
-        self.outbox.notice(Notice::OutputLost(attempt, worker));
-        self.stir.all = true;
+        if job.lose(start, damaged, terms).is_some() {
+            self.outbox.journal(Fact::OutputLost { attempt, shards, damaged });
+            self.outbox.notice(Notice::OutputLost(attempt, worker));
+            self.stir.all = true;
+        }
     }
 
     pub(crate) fn on_fetch_trouble(&mut self, session: SessionId, output: AttemptId, damaged: bool) {
-        if let Some(worker) = self.fleet.sessions.get(&session).map(|session| session.worker) {
-            self.trouble(worker, output, damaged);
+        match self.fleet.sessions.get(&session).map(|session| session.worker) {
+            Some(_) if damaged => self.damage(output),
+            Some(worker) => self.trouble(worker, output),
+            None => {}
         }
     }
 
-    /// A worker could not fetch an output. Two that cannot, or one that cannot three times, or bytes that are wrong: it is lost.
-    pub(crate) fn trouble(&mut self, worker: WorkerId, output: AttemptId, damaged: bool) {
-        let Some(job) = self.jobs.get_mut(&output.job).filter(|job| matches!(job.stage, Stage::Working)) else { return };
-        let Some((TaskKind::Map, start)) = job.holds(output) else { return };
-        let holder = job.work(TaskKind::Map).done[&start].worker;
-        let complaints = job.troubles.entry(output).or_default();
+    /// A worker could not fetch an output. Two that cannot, or one that cannot three times: it is lost.
+    pub(crate) fn trouble(&mut self, worker: WorkerId, output: AttemptId) {
+        let Some((start, _)) = self.holder(output) else { return };
+        let complaints = self.job(output.job).troubles.entry(output).or_default();
         *complaints.entry(worker).or_default() += 1;
-        let enough = complaints.len() >= 2 || complaints[&worker] >= 3;
-        if damaged || enough {
-            self.lose_range(output.job, start);
-        }
-        if damaged {
-            self.charge_worker(output.job, holder, output);
+        if complaints.len() >= 2 || complaints[&worker] >= 3 {
+            self.lose_range(output.job, start, false);
         }
     }
 }

@@ -88,13 +88,10 @@ impl Scheduler {
                     job.leave_out(&records);
                 }
             }
-            Fact::OutputLost { attempt, shards: _ } => {
+            Fact::OutputLost { attempt, shards: _, damaged } => {
                 let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
-                if let Some((TaskKind::Map, start)) = job.holds(attempt)
-                    && let Some(range) = job.work(TaskKind::Map).lose(start, Terms::new(Shape::Whole))
-                {
-                    job.lost.push(range);
-                    job.past.lost(attempt);
+                if let Some((TaskKind::Map, start)) = job.holds(attempt) {
+                    job.lose(start, damaged, Terms::new(Shape::Whole));
                 }
             }
             Fact::CommitBegun { job, manifest } => {
@@ -178,7 +175,7 @@ impl Scheduler {
             lost.extend(awaited.map(|(range, _, _)| (*id, range.start)));
         }
         for (id, start) in lost {
-            self.lose_range(id, start);
+            self.lose_range(id, start, false);
         }
     }
 }

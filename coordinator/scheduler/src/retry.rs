@@ -142,22 +142,22 @@ impl Scheduler {
                 self.charge_worker(id, live.worker, attempt);
                 self.count_failure(attempt, live, failure, tried);
             }
-            Charged::Other(worker) => {
-                self.charge_worker(id, worker, attempt);
-                if let Fault::ServedBadData { output, .. } = failure.fault {
-                    self.lose_output(output);
-                }
+            Charged::Holder(output) => {
+                self.damage(output);
                 self.count_failure(attempt, live, failure, Terms { ready_at: Tick::default(), ..tried });
             }
             Charged::Nobody => {
                 match failure.fault {
-                    Fault::FetchFailed { output, .. } => self.trouble(live.worker, output, false),
-                    Fault::OutputLost { output } => self.lose_output(output),
+                    Fault::FetchFailed { output, .. } => self.trouble(live.worker, output),
+                    Fault::OutputLost { output, damaged: true } => self.damage(output),
+                    Fault::OutputLost { output, damaged: false } => self.lose_output(output),
                     _ => {}
                 }
                 let waits = !matches!(failure.fault, Fault::Drained | Fault::OutputLost { .. });
                 let terms = if waits { tried } else { live.terms.clone() };
-                self.requeue(id, &live.task, terms);
+                if matches!(self.job(id).stage, Stage::Working) {
+                    self.requeue(id, &live.task, terms);
+                }
             }
         }
     }
@@ -173,6 +173,10 @@ impl Scheduler {
     fn journal_charges(&mut self, attempt: AttemptId, task: &Task, units: Vec<u32>, failure: Failure) -> bool {
         let (id, spare) = (attempt.job, self.config.spare_attempts);
         let job = self.job(id);
+        // What has failed may have been the last straw for a map output.
+        if !matches!(job.stage, Stage::Working) {
+            return false;
+        }
         let attempts = job.retries + 1;
         if attempts > spare + job.accepted_count() / 10 {
             self.end_job(id, Ending::Failed(Box::new(Failed::TooManyAttempts { attempts, last: failure })));

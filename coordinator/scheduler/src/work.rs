@@ -79,6 +79,8 @@ pub(crate) struct Work {
     /// Workers lost with each unit.
     pub(crate) losses: BTreeMap<u32, u32>,
     pub(crate) losers: Vec<(Range<u32>, WorkerId)>,
+    /// Who had the damaged outputs of a range, one for each time, by the range's first unit.
+    pub(crate) damages: BTreeMap<u32, Vec<WorkerId>>,
     /// Units that were done again as their output was lost.
     pub(crate) again: u64,
     /// Weight and milliseconds of the ranges accepted last.
@@ -98,6 +100,7 @@ impl Work {
             charges: BTreeMap::new(),
             losses: BTreeMap::new(),
             losers: Vec::new(),
+            damages: BTreeMap::new(),
             again: 0,
             paces: VecDeque::new(),
         };

@@ -75,6 +75,9 @@ fn next_step(fault: &Fault) -> Option<&'static str> {
         Fault::OutOfMemory { .. } => Some("give workers more --memory, or fewer --threads"),
         Fault::InputChanged { .. } => Some("nothing was written; run it again on an input that stays as it is"),
         Fault::DiskFull { .. } => Some("make room on the workers' disks, or give them another --dir"),
+        Fault::OutputLost { damaged: true, .. } => {
+            Some("if it is one worker every time, drain it, as its disk or memory is bad; if not, look at the network between them")
+        }
         _ => None,
     }
 }

@@ -35,7 +35,7 @@ const FACTS: TableDefinition<u64, &[u8]> = TableDefinition::new("facts");
 const HISTORY: TableDefinition<u128, &[u8]> = TableDefinition::new("history");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Goes up whenever a fact or a view changes its encoding.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const CACHE_BYTES: usize = 4 << 20;
 const DIGEST_BYTES: usize = 16;
 

@@ -86,7 +86,7 @@ fn submitted(job: u128) -> Fact {
 }
 
 fn lost(job: u128, number: u64) -> Fact {
-    Fact::OutputLost { attempt: attempt(job, number), shards: 0..7 }
+    Fact::OutputLost { attempt: attempt(job, number), shards: 0..7, damaged: false }
 }
 
 fn retired(job: u128) -> Entry {

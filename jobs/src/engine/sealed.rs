@@ -150,7 +150,11 @@ impl Stretch<'_> {
         match self {
             Self::Run(run, segment) => Ok(StretchReader { reader: run.reader(segment, bytes), output: None }),
             Self::Sealed(outputs, output, place) => {
-                let lost = |source: io::Error| Fault::OutputLost { output: output.attempt, detail: source.to_string() };
+                let lost = |source: io::Error| Fault::OutputLost {
+                    output: output.attempt,
+                    damaged: source.kind() != io::ErrorKind::NotFound,
+                    detail: source.to_string(),
+                };
                 let file = outputs.open(output.file).map_err(lost)?;
                 let path = Arc::clone(&outputs.files[output.file].path);
                 let segment = vec![output.segments[*place].clone()];
@@ -172,7 +176,7 @@ impl StretchReader {
     #[cold]
     fn fault(&self, error: RunError) -> Fault {
         match self.output {
-            Some(output) => Fault::OutputLost { output, detail: error.to_string() },
+            Some(output) => Fault::OutputLost { output, damaged: true, detail: error.to_string() },
             None => error.into(),
         }
     }

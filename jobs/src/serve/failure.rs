@@ -67,10 +67,10 @@ fn of_attempt(error: Fault, message: String, memory_bytes: u64) -> fault::Fault 
         Fault::OutOfMemory { .. } => fault::Fault::OutOfMemory { limit_bytes: memory_bytes, peak_bytes: crate::local::peak_memory_bytes() },
         Fault::Input(error) => of_input(error),
         Fault::Unwritable { path, detail } => fault::Fault::Unwritable { path, cause: cut(detail) },
-        Fault::OutputLost { output, .. } => {
-            // The worker needs no more than the attempt; what was seen of it is for the log.
+        Fault::OutputLost { output, damaged, .. } => {
+            // What was seen of it is for the log.
             eprintln!("{message}");
-            fault::Fault::OutputLost { output }
+            fault::Fault::OutputLost { output, damaged }
         }
         Fault::Interrupted => fault::Fault::Cancelled,
     }

@@ -169,7 +169,8 @@ fn look(outputs: &[(MapOutput, Arc<Holder>)], partitions: &Range<u32>, sight: Si
             Some(Ok(place)) => Some(place),
             Some(Err(error)) if is_own => {
                 tracing::warn!(output = %output.attempt, %error, "an output of this worker's is lost");
-                return Err(Fault::OutputLost { output: output.attempt });
+                let damaged = error.kind() != io::ErrorKind::NotFound;
+                return Err(Fault::OutputLost { output: output.attempt, damaged });
             }
             // Its holder is asked, and says what is wrong.
             Some(Err(_)) => None,

@@ -167,9 +167,14 @@ async fn a_flipped_byte_anywhere_is_noticed_fetched_again_and_then_held_against_
 }
 
 #[tokio::test]
-async fn an_output_that_is_gone_is_lost_if_it_is_ones_own_and_else_cannot_be_fetched() {
+async fn an_output_that_is_gone_or_damaged_is_lost_if_it_is_ones_own_and_what_is_gone_elsewhere_cannot_be_fetched() {
     let mapper = Mapper::new().await;
     let output = mapper.map(1, 5);
+    let mut own = Reducer::new(&mapper, 0..10);
+    own.sight.me = mapper.disk.id();
+    let lost = |damaged| Fault::OutputLost { output: output.attempt, damaged };
+    fs::write(mapper.disk.attempt_directory(output.attempt).join(MAP_RUN), b"cut").unwrap();
+    assert_eq!(own.gather(vec![(output.clone(), Arc::clone(&mapper.holder))]).await.unwrap_err(), lost(true));
     fs::remove_dir_all(mapper.disk.attempt_directory(output.attempt)).unwrap();
     let outputs = vec![(output.clone(), Arc::clone(&mapper.holder))];
     let mut reducer = Reducer::new(&mapper, 0..10);
@@ -177,7 +182,7 @@ async fn an_output_that_is_gone_is_lost_if_it_is_ones_own_and_else_cannot_be_fet
     assert_eq!((cause.as_str(), reducer.told()), ("the output is not there", vec![false; 3]));
     let mut own = Reducer::new(&mapper, 0..10);
     own.sight.me = mapper.disk.id();
-    assert_eq!(own.gather(outputs).await.unwrap_err(), Fault::OutputLost { output: output.attempt });
+    assert_eq!(own.gather(outputs).await.unwrap_err(), lost(false));
 }
 
 #[tokio::test]

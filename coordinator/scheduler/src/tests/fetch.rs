@@ -3,7 +3,7 @@
 use shardmill_protocol::{Digest, Fault, Grant, Outcome, SessionId, Task};
 
 use super::world::*;
-use crate::{Action, Answer, Event, Fact, Notice};
+use crate::{Action, Answer, Ending, Event, Fact, Failed, Notice};
 
 /// A job with four map outputs on the first of three workers, and a reduce attempt on the second.
 fn reducing() -> (World, Vec<SessionId>, Vec<Grant>, Box<Grant>) {
@@ -31,10 +31,11 @@ fn an_output_is_lost_when_two_workers_or_one_three_times_cannot_fetch_it_or_it_i
         }
         let number = world.facts.last().unwrap().0;
         let shards = maps[1].task.range();
+        let damaged = troubles.contains(&(1, true));
         assert_eq!(
             last,
             [
-                Action::Journal { number, fact: Fact::OutputLost { attempt: maps[1].attempt, shards } },
+                Action::Journal { number, fact: Fact::OutputLost { attempt: maps[1].attempt, shards, damaged } },
                 Action::Notice(Notice::OutputLost(maps[1].attempt, worker(1))),
             ]
         );
@@ -75,11 +76,64 @@ fn whoever_serves_bad_data_is_charged_and_its_output_is_lost() {
 #[test]
 fn a_worker_whose_own_output_is_gone_says_so_and_it_is_mapped_again() {
     let (mut world, sessions, maps, reduce) = reducing();
-    world.fail(&reduce, Fault::OutputLost { output: maps[0].attempt }.into());
+    world.fail(&reduce, Fault::OutputLost { output: maps[0].attempt, damaged: false }.into());
     let again = world.grant(sessions[1]).unwrap();
     assert_eq!(again.task, maps[0].task);
     world.done(&again, mapped(&again.task.range(), 4));
     assert_eq!(world.grant(sessions[1]).unwrap().task, reduce.task);
+}
+
+#[test]
+fn an_output_that_is_damaged_four_times_ends_the_job_however_it_is_noticed() {
+    let (mut world, sessions, maps, mut reduce) = reducing();
+    let (mut output, shards) = (maps[1].clone(), maps[1].task.range());
+    for (time, holder) in [0, 2, 0, 2].into_iter().enumerate() {
+        let facts = world.facts.len();
+        match time {
+            1 => drop(world.fail(&reduce, Fault::ServedBadData { worker: worker(holder as u128 + 1), output: output.attempt }.into())),
+            2 => drop(world.fail(&reduce, Fault::OutputLost { output: output.attempt, damaged: true }.into())),
+            _ => drop(trouble(&mut world, sessions[1], &output, true)),
+        }
+        if time == 3 {
+            let workers = [1, 3, 1, 3].map(worker).into();
+            let ending = Ending::Failed(Box::new(Failed::OutputDamaged { output: output.attempt, shards, workers }));
+            assert_eq!(world.facts.last().unwrap().1, Fact::Ended { job: job(1), ending }, "it ends instead of being lost once more");
+            assert_eq!(world.facts.len(), facts + 1);
+            return;
+        }
+        assert_eq!(world.facts[facts].1, Fact::OutputLost { attempt: output.attempt, shards: shards.clone(), damaged: true });
+        trouble(&mut world, sessions[1], &output, true);
+        assert_eq!(world.facts.len(), facts + 1 + usize::from(time == 1), "what is told twice counts once; an attempt is charged");
+        // Whoever had it is left alone for a while.
+        world.pass(1_000);
+        output = *world.grant(sessions[2 - holder]).unwrap();
+        assert_eq!(output.task, maps[1].task);
+        world.done(&output, mapped(&shards, 4));
+        if time > 0 {
+            reduce = world.grant(sessions[1]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_output_that_is_lost_with_its_worker_or_gone_is_mapped_again_any_number_of_times() {
+    let (mut world, sessions, maps, mut reduce) = reducing();
+    world.ask(|reply| Event::Leave { reply, session: sessions[0] });
+    let mut output = world.map_all(sessions[2], 4).remove(0);
+    for n in 4..14 {
+        let next = world.join(n, 1);
+        if n % 2 == 0 {
+            world.fail(&reduce, Fault::OutputLost { output: output.attempt, damaged: false }.into());
+        } else {
+            world.ask(|reply| Event::Leave { reply, session: output.fence.session });
+        }
+        output = world.map_all(next, 4).remove(0);
+        assert_eq!(output.task, maps[0].task);
+        if n % 2 == 0 {
+            reduce = world.grant(sessions[1]).unwrap();
+        }
+    }
+    world.done(&reduce, reduced(&reduce));
 }
 
 #[test]

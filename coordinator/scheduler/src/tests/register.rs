@@ -64,7 +64,7 @@ fn a_worker_that_was_started_anew_keeps_what_it_still_has_and_loses_the_rest() {
     let Some(Answer::Registered { session: new, adopted, kill, .. }) = answer_to(reply, &actions) else { panic!("{actions:?}") };
     let fence = Fence { epoch: world.scheduler.epoch(), session: new, grant: running.fence.grant + 1 };
     assert_eq!((adopted, kill), (vec![(running.attempt, fence)], vec![]));
-    let lost = Fact::OutputLost { attempt: second.attempt, shards: second.task.range() };
+    let lost = Fact::OutputLost { attempt: second.attempt, shards: second.task.range(), damaged: false };
     assert!(actions.iter().any(|action| matches!(action, Action::Journal { fact, .. } if *fact == lost)), "{actions:?}");
     assert!(!actions.iter().any(|action| matches!(action, Action::Notice(Notice::OutputLost(output, _)) if *output == first.attempt)));
     // The old fence is of no use, the new one is.
@@ -136,7 +136,7 @@ fn after_a_lease_a_restarted_coordinator_waits_no_longer_and_what_is_not_there_i
             _ => None,
         })
         .collect();
-    let lost = Fact::OutputLost { attempt: done.attempt, shards: done.task.range() };
+    let lost = Fact::OutputLost { attempt: done.attempt, shards: done.task.range(), damaged: false };
     assert_eq!(journaled, [Fact::WorkerForgotten(worker(1)), lost]);
     assert!(
         actions.iter().any(|action| matches!(action, Action::Notice(Notice::Granted(grant, _, _)) if grant.task == done.task)),

@@ -25,15 +25,19 @@ pub(super) struct Weather {
     pub(super) attempt: u64,
     pub(super) coordinator: u64,
     pub(super) client: u64,
+    /// Map outputs are deleted.
     pub(super) data: u64,
+    /// Map outputs are damaged.
+    pub(super) damage: u64,
 }
 
 impl Weather {
-    pub(super) const CALM: Self = Self { drop: 0, double: 0, late: 0, worker: 0, attempt: 0, coordinator: 0, client: 0, data: 0 };
+    pub(super) const CALM: Self =
+        Self { drop: 0, double: 0, late: 0, worker: 0, attempt: 0, coordinator: 0, client: 0, data: 0, damage: 0 };
     pub(super) const STORM: Self =
-        Self { drop: 25, double: 25, late: 40, worker: 600, attempt: 12, coordinator: 500, client: 2500, data: 6 };
+        Self { drop: 25, double: 25, late: 40, worker: 600, attempt: 12, coordinator: 500, client: 2500, data: 6, damage: 6 };
     /// Messages, workers and coordinator fail; nothing that a job could be ended for.
-    pub(super) const NETWORK: Self = Self { worker: 600, attempt: 0, client: 0, ..Self::STORM };
+    pub(super) const NETWORK: Self = Self { worker: 600, attempt: 0, client: 0, damage: 0, ..Self::STORM };
 }
 
 /// A job of the simulation.
@@ -49,6 +53,8 @@ pub(super) struct Model {
     pub(super) bad: Option<SetAside>,
     /// A shard that takes its worker along.
     pub(super) poison: Option<u32>,
+    /// A shard whose output is damaged wherever it is mapped.
+    pub(super) rotten: Option<u32>,
     pub(super) submitted: bool,
 }
 
@@ -450,25 +456,32 @@ impl Cluster {
             }),
         };
         let Some((holder, output)) = missing else {
-            return if self.chance.fault("served bad data", self.weather.data) {
-                let mut outputs = self.scheduler.sources(session, attempt).and_then(|sources| sources.outputs()).into_iter().flatten();
-                let Some((output, holder)) = outputs.next() else { return Fetched::All };
-                Fetched::Never(Fault::ServedBadData { worker: holder, output: output.attempt })
+            let outputs = self.scheduler.sources(session, attempt).and_then(|sources| sources.outputs());
+            let mut outputs: Vec<_> = outputs.into_iter().flatten().collect();
+            let rotten = self.jobs[&attempt.job].rotten;
+            outputs.retain(|(output, _)| rotten.is_none_or(|shard| output.shards.contains(&shard)));
+            if outputs.is_empty() || rotten.is_none() && !self.chance.fault("served bad data", self.weather.damage) {
+                return Fetched::All;
+            }
+            let (output, holder) = outputs[self.chance.below(outputs.len() as u64) as usize].clone();
+            return Fetched::Never(if holder == worker {
+                *self.chance.fired.entry("own output damaged").or_default() += 1;
+                Fault::OutputLost { output: output.attempt, damaged: true }
             } else {
-                Fetched::All
-            };
+                Fault::ServedBadData { worker: holder, output: output.attempt }
+            });
         };
         *self.chance.fired.entry("fetch failed").or_default() += 1;
         let held = self.actors[index].attempts.get_mut(&attempt).expect("it computes");
         (held.fetches, held.left) = (held.fetches + 1, 1000);
         if held.fetches < 3 {
             let life = self.actors[index].life;
-            let damaged = self.chance.fault("damaged output", self.weather.data);
+            let damaged = self.chance.fault("damaged output", self.weather.damage);
             self.post(|| Message::Ask { actor: index, life, call: Call::FetchTrouble(session, output, damaged) });
             return Fetched::Later;
         }
         Fetched::Never(if holder == worker {
-            Fault::OutputLost { output }
+            Fault::OutputLost { output, damaged: false }
         } else {
             Fault::FetchFailed { worker: holder, output, cause: String::new() }
         })

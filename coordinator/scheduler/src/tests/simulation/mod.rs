@@ -22,7 +22,7 @@ use crate::{Config, Ending, Fact, Failed};
 
 fn model(n: u128, shards: u32, partitions: u32) -> Model {
     let submission = submission(n);
-    Model { submission, shards, partitions, surveys: 0, random: false, bad: None, poison: None, submitted: false }
+    Model { submission, shards, partitions, surveys: 0, random: false, bad: None, poison: None, rotten: None, submitted: false }
 }
 
 /// The seeds to run: those asked for, or the first few.
@@ -81,6 +81,7 @@ fn whatever_fails_nothing_untrue_is_told_and_every_job_ends_when_it_is_over() {
             Model { bad: Some(bad), ..model(4, 30, 2) },
             Model { poison: Some(3), ..model(5, 12, 2) },
             model(6, 50, 60),
+            Model { rotten: Some(11), ..model(7, 24, 3) },
         ];
         let mut cluster = start(seed, Weather::STORM, models);
         while cluster.now < 240_000 {
@@ -96,7 +97,7 @@ fn whatever_fails_nothing_untrue_is_told_and_every_job_ends_when_it_is_over() {
                     let deterministic = !matches!(**failed, Failed::NotDeterministic { .. } | Failed::TooManyBadRecords { .. });
                     assert!(deterministic, "{job}: {failed:?}");
                 }
-                (Ending::Succeeded, 4 | 5) => panic!("job {job} cannot succeed"),
+                (Ending::Succeeded, 4 | 5 | 7) => panic!("job {job} cannot succeed"),
                 _ => {}
             }
             let name = match ending {
@@ -144,6 +145,7 @@ fn whatever_fails_nothing_untrue_is_told_and_every_job_ends_when_it_is_over() {
             "poison shard",
             "fetch failed",
             "served bad data",
+            "own output damaged",
             "damaged output",
             "cancelled",
             "drained",
@@ -152,7 +154,7 @@ fn whatever_fails_nothing_untrue_is_told_and_every_job_ends_when_it_is_over() {
         for name in all {
             assert!(fired.contains_key(name), "{name} was never drawn");
         }
-        for name in ["Succeeded", "Cancelled", "Attempt", "NotDeterministic", "Poison"] {
+        for name in ["Succeeded", "Cancelled", "Attempt", "NotDeterministic", "Poison", "OutputDamaged"] {
             let name = if name == "Succeeded" || name == "Cancelled" { name.to_lowercase() } else { name.to_owned() };
             assert!(ended.contains_key(&name), "no job has ended with {name}");
         }
