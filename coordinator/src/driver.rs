@@ -32,8 +32,7 @@ use crate::publish::{Publisher, Target};
 
 /// Whoever watches jobs is told of what changes no more often than this; a new phase is told at once.
 const WATCH: Duration = Duration::from_millis(20);
-/// The shortest pause between two ticks: a deadline that time alone does not move must not become a busy loop.
-const TICK: Duration = Duration::from_millis(5);
+
 /// What the driver has things done with.
 pub(crate) struct Tools {
     pub(crate) runtime: Runtime,
@@ -62,7 +61,6 @@ pub(crate) struct Driver {
     handle: Handle,
     tools: Tools,
     began: Instant,
-    ticked: Option<Instant>,
     waiting: BTreeMap<ReplyId, oneshot::Sender<Answer>>,
     watching: BTreeMap<JobId, Vec<Watcher>>,
     /// When watchers are to be told what has changed.
@@ -89,7 +87,6 @@ impl Driver {
             handle,
             tools,
             began: Instant::now(),
-            ticked: None,
             waiting: BTreeMap::new(),
             watching: BTreeMap::new(),
             watch_due: None,
@@ -118,7 +115,6 @@ impl Driver {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if self.tick_due().is_some_and(|due| due <= Instant::now()) {
-                self.ticked = Some(Instant::now());
                 self.handle(Event::Tick);
             }
             if self.watch_due.is_some_and(|due| due <= Instant::now()) {
@@ -129,8 +125,7 @@ impl Driver {
 
     /// When the scheduler is to be told that time has passed.
     fn tick_due(&self) -> Option<Instant> {
-        let deadline = self.began + self.scheduler.next_deadline()?.0;
-        Some(self.ticked.map_or(deadline, |ticked| deadline.max(ticked + TICK)))
+        Some(self.began + self.scheduler.next_deadline()?.0)
     }
 
     fn now(&self) -> Tick {

@@ -273,7 +273,7 @@ impl Job {
         self.standings.get(&worker).is_some_and(|standing| standing.out || now < standing.until)
     }
 
-    /// When a piece or a worker that has to wait need no longer do so.
+    /// The first time from now on at which a piece or a worker that has to wait need no longer do so.
     pub(crate) fn next_change(&self, now: Tick) -> Option<Tick> {
         let work = self.at().and_then(|kind| self.works.get(&kind));
         let pieces = work.and_then(|work| work.pending().next_change(now));

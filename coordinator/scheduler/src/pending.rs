@@ -3,7 +3,7 @@
 //! Which piece a worker gets, and how much of it, is decided in `grant.rs`; what becomes of a piece after a failure, in `retry.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 use shardmill_protocol::WorkerId;
 
@@ -174,11 +174,13 @@ impl Pending {
         pieces.filter(move |(_, piece)| !piece.terms.avoids(worker, now)).map(|(start, piece)| (start..piece.end, &piece.terms))
     }
 
-    /// When a piece that cannot be granted, or not to everybody, can be.
+    /// The first time from now on at which a piece that cannot be granted, or not to everybody, can be.
     pub(crate) fn next_change(&self, now: Tick) -> Option<Tick> {
         let special = self.ready.range(..(Shape::Free, 0)).filter_map(|(_, start)| self.pieces[start].terms.avoid);
         let avoided = special.map(|(_, until)| until).filter(|until| *until > now).min();
-        self.delayed.first().map(|(at, _)| *at).into_iter().chain(avoided).min()
+        // Those whose time has come stay listed until somebody could take them.
+        let delayed = self.delayed.range((Bound::Excluded((now, u32::MAX)), Bound::Unbounded)).next();
+        delayed.map(|(at, _)| *at).into_iter().chain(avoided).min()
     }
 }
 
@@ -225,6 +227,7 @@ mod tests {
         pending.insert(0..1, Terms { ready_at: at(5), avoid: Some((WorkerId(1), at(9))), ..Terms::new(Shape::Alone) });
         assert!(!pending.has_ready(at(4)));
         assert_eq!(pending.next_change(at(4)), Some(at(5)));
+        assert_eq!(pending.next_change(at(5)), None, "its time has come");
         assert!(pending.has_ready(at(5)));
         assert_eq!(pending.next_change(at(5)), Some(at(9)));
         assert_eq!(pending.ready_for(WorkerId(1), at(8)).count(), 0);

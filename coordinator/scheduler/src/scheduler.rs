@@ -42,6 +42,8 @@ pub struct Scheduler {
     pub(crate) swept: VecDeque<JobId>,
     pub(crate) recovery: Option<Recovery>,
     pub(crate) stir: Stir,
+    /// When a piece or a worker that has to wait need no longer do so.
+    next_change: Option<Tick>,
     /// Attempts made in this epoch.
     pub(crate) attempts: u64,
     /// Grants made in this epoch, adoptions included.
@@ -66,6 +68,7 @@ impl Scheduler {
             swept: VecDeque::new(),
             recovery: None,
             stir: Stir::default(),
+            next_change: None,
             attempts: 0,
             grants: 0,
             next_look: Tick::default(),
@@ -79,6 +82,8 @@ impl Scheduler {
     pub fn handle(&mut self, now: Tick, event: Event) -> Vec<Action> {
         assert!(now >= self.now, "time only goes forward");
         self.now = now;
+        // Any event may be the first after that time.
+        self.stir.all |= self.next_change.is_some_and(|at| at <= now);
         match event {
             Event::Submit { reply, submission } => self.on_submit(reply, submission),
             Event::Cancel { reply, job } => self.on_cancel(reply, job),
@@ -98,24 +103,28 @@ impl Scheduler {
             Event::Tick => self.on_tick(),
         }
         self.dispatch();
+        // While nothing is granted, nothing waits but for that to be over.
+        let open = self.open.iter().filter(|_| self.recovery.is_none());
+        self.next_change = open.filter_map(|job| self.jobs[job].next_change(now)).min();
         self.outbox.take()
     }
 
-    /// When [`Event::Tick`] is due, if time alone will change something.
+    /// When [`Event::Tick`] is due, if time alone will change something. After a tick, that is later than it.
     pub fn next_deadline(&self) -> Option<Tick> {
         let recovery = self.recovery.as_ref().map(|recovery| recovery.until);
         let sweep = self.sweeping.first().map(|(at, _)| *at);
         let look = self.may_look_for_stragglers().then_some(self.next_look);
-        let waits = self.open.iter().filter_map(|job| self.jobs[job].next_change(self.now)).min();
-        [recovery, sweep, look, waits, self.fleet.leases.next()].into_iter().flatten().min()
+        [recovery, sweep, look, self.next_change, self.fleet.leases.next()].into_iter().flatten().min()
     }
 
     fn on_tick(&mut self) {
         self.expire_leases();
         self.end_recovery_if_due();
         self.stop_waiting_for_kills();
-        self.back_up_stragglers();
         self.stir.all = true;
+        // First what nobody is at yet.
+        self.dispatch();
+        self.back_up_stragglers();
     }
 
     fn on_submit(&mut self, reply: ReplyId, submission: Submission) {

@@ -85,6 +85,37 @@ fn nothing_is_fetched_ahead_when_little_is_left() {
 }
 
 #[test]
+fn a_time_that_has_come_while_nobody_could_take_anything_is_no_deadline() {
+    let mut world = World::new();
+    let sessions = [world.join(1, 1), world.join(2, 1)];
+    world.planned_job(1, sessions[0], 8, 1);
+    world.grant(sessions[0]).unwrap();
+    world.planned_job(2, sessions[1], 8, 1);
+    let failed = world.grant(sessions[1]).unwrap();
+    assert_eq!(failed.attempt.job, job(2));
+    world.fail(&failed, stall(&[]));
+    // There is always something for whoever comes: nobody looks at what has failed.
+    let due = world.scheduler.next_deadline().unwrap();
+    assert!(due > world.now && due < at(1_000), "after its backoff");
+    world.pass(1_000);
+}
+
+#[test]
+fn a_piece_whose_time_has_come_is_granted_at_the_next_event_whatever_that_is() {
+    let mut world = World::new();
+    let session = world.join(1, 1);
+    world.planned_job(1, session, 1, 1);
+    let grant = world.grant(session).unwrap();
+    world.fail(&grant, stall(&[]));
+    assert_eq!(world.next(session, false), None);
+    let due = world.scheduler.next_deadline().unwrap();
+    assert!(due > world.now && due < at(1_000), "after its backoff");
+    world.now = due;
+    let (_, actions) = world.ask(|reply| Event::Cancel { reply, job: job(9) });
+    assert!(actions.iter().any(|action| matches!(action, Action::Notice(Notice::Granted(..)))), "{actions:?}");
+}
+
+#[test]
 fn jobs_share_the_threads_and_the_one_with_fewest_is_next() {
     let mut world = World::new();
     let session = world.join(1, 4);

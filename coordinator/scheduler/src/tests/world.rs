@@ -144,7 +144,9 @@ impl World {
 
     pub(crate) fn pass(&mut self, millis: u64) -> Vec<Action> {
         self.now = Tick(self.now.0 + Duration::from_millis(millis));
-        self.send(Event::Tick)
+        let actions = self.send(Event::Tick);
+        assert!(self.scheduler.next_deadline().is_none_or(|deadline| deadline > self.now), "a tick leaves nothing that is due");
+        actions
     }
 
     pub(crate) fn register_as(&mut self, n: u128, registration: Registration) -> Answer {

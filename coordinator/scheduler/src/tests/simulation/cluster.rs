@@ -235,6 +235,7 @@ impl Cluster {
         }
         if self.scheduler.next_deadline().is_some_and(|deadline| deadline <= at(self.now)) {
             self.handle(Event::Tick);
+            assert!(self.scheduler.next_deadline().is_none_or(|next| next > at(self.now)), "a tick leaves nothing that is due");
         }
         for actor in 0..self.actors.len() {
             self.live(actor);
