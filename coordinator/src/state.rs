@@ -76,9 +76,11 @@ impl StateDirectory {
         Ok(path)
     }
 
-    /// The name under which this coordinator claims outputs: no other coordinator has it.
+    /// The name under which this coordinator claims outputs: no other coordinator has it, and a person finds it by it.
     pub(crate) fn name(&self) -> String {
-        self.identity.id.iter().map(|byte| format!("{byte:02x}")).collect()
+        let id: String = self.identity.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let host = rustix::system::uname();
+        format!("coordinator {id} (state directory {:?} on {})", self.path, host.nodename().to_string_lossy())
     }
 
     /// What a request for map outputs of this job must carry: known to this coordinator and to whom it tells, and the same
@@ -169,6 +171,7 @@ mod tests {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let first = StateDirectory::open(one.path()).unwrap();
         let (name, capability) = (first.name(), first.capability(JobId(7)));
+        assert!(name.contains(&format!("{:?}", one.path().canonicalize().unwrap())), "{name}");
         assert_ne!(capability, first.capability(JobId(8)));
         drop(first);
         let again = StateDirectory::open(one.path()).unwrap();

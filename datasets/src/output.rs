@@ -49,12 +49,14 @@ pub enum PublishError {
         path: PathBuf,
     },
     /// Another run is writing the same output, or one inside it or around it.
-    #[error("output {} is being written by {holder}", path.display())]
+    #[error("output {} is being written by {holder}{}", path.display(), claim::remedy(claim, holder))]
     Claimed {
         /// The output that is claimed.
         path: PathBuf,
         /// The run that holds the claim.
         holder: String,
+        /// The file that says so.
+        claim: PathBuf,
     },
     /// A file has a name that would not lie inside the output.
     #[error("`{name}` is no name for a file of an output")]

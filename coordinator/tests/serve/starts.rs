@@ -1,6 +1,6 @@
 //! Starting, stopping, and what is still known afterwards.
 
-use shardmill_protocol::rpc::api::{CancelAnswer, Role};
+use shardmill_protocol::rpc::api::{ApiError, CancelAnswer, Role};
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::JobPhase;
 
@@ -34,6 +34,31 @@ async fn an_ended_job_is_still_known_after_a_restart_by_id_and_by_key() {
     world.assert_published("others");
     assert_eq!(client.jobs(within(CALL), 0).await.unwrap().unwrap().iter().map(|status| status.job).collect::<Vec<_>>(), [next, job]);
     drop(coordinator);
+}
+
+#[tokio::test]
+async fn an_output_of_a_coordinator_that_lost_its_state_is_free_when_what_the_refusal_names_is_removed() {
+    let world = World::new();
+    let coordinator = world.start("");
+    let client = world.connect(Role::Submit).await;
+    let lost = client.submit(within(CALL), world.spec("key", "words")).await.unwrap().unwrap();
+    coordinator.kill();
+    let state = world.state().canonicalize().unwrap();
+    std::fs::remove_dir_all(&state).unwrap();
+    let _coordinator = world.start("");
+    let client = world.connect(Role::Submit).await;
+    let Err(ApiError::Refused { message }) = client.submit(within(CALL), world.spec("key", "words")).await.unwrap() else { panic!() };
+    let out = world.path("out").canonicalize().unwrap();
+    let (claim, staging) = (out.join(".words.shardmill-claim"), out.join(format!(".words.shardmill-{lost}")));
+    for part in [format!("job {lost} of coordinator"), format!("{state:?}"), claim.display().to_string(), staging.display().to_string()] {
+        assert!(message.contains(&part), "{part}: {message}");
+    }
+    std::fs::remove_file(claim).unwrap();
+    std::fs::remove_dir_all(staging).unwrap();
+    let job = client.submit(within(CALL), world.spec("key", "words")).await.unwrap().unwrap();
+    work_until_end(&world, &mut Player::new(1), job).await;
+    world.assert_published("words");
+    world.assert_swept();
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 //!
 //! Holds the run's name and a line end. The lock says whether the run lives, the name what it may have
 //! left behind. The claim of a coordinator's job is not locked, as it outlives the coordinator's process:
-//! it holds `coordinator job JOB of COORDINATOR`, and only that coordinator gives it up.
+//! it holds `coordinator job JOB of COORDINATOR`, and only that coordinator gives it up. If that never comes
+//! back, a person has to; the refusal says how.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +24,9 @@ const TRIES: usize = 100;
 /// How the name of a coordinator's job begins in its claim.
 const LASTING: &str = "coordinator job ";
 
+/// The longest name that is read: that of a coordinator's job holds a path.
+const LONGEST_NAME: u64 = 8 << 10;
+
 /// What the claim of a coordinator's job says.
 pub(super) fn lasting_name(job: &str, coordinator: &str) -> String {
     format!("{LASTING}{job} of {coordinator}")
@@ -35,6 +40,21 @@ pub(super) fn is_of_job(name: &str, job: &str) -> bool {
 /// Whether a claim lives on although nobody locks it.
 pub(super) fn is_lasting(name: &str) -> bool {
     name.starts_with(LASTING)
+}
+
+/// What can be done about a claim that nobody else ever gives up, for the end of a refusal. Whether its coordinator will come back
+/// cannot be known here: only a person can tell.
+pub(super) fn remedy(claim: &Path, holder: &str) -> String {
+    let Some(job) = holder.strip_prefix(LASTING).and_then(|rest| rest.split(' ').next()) else { return String::new() };
+    let staging = super::staging_path(&claimed_by(claim), job);
+    format!("; if that coordinator is gone for good, remove {}, and {} where its job has staged files", claim.display(), staging.display())
+}
+
+/// The output that a claim file is for.
+fn claimed_by(claim: &Path) -> PathBuf {
+    let name = claim.file_name().unwrap_or_default().as_bytes();
+    let name = name.strip_prefix(b".").and_then(|name| name.strip_suffix(b".shardmill-claim")).unwrap_or(name);
+    claim.with_file_name(OsStr::from_bytes(name))
 }
 
 /// A claim file that is locked.
@@ -56,14 +76,14 @@ impl ClaimFile {
                 .open(path)
                 .map_err(PublishError::io("create", path))?;
             if !try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(PublishError::io("lock", path))? {
-                return Err(claimed(output, read_name(&mut file).unwrap_or_default()));
+                return Err(claimed(path, output, read_name(&mut file).unwrap_or_default()));
             }
             // Between opening and locking, its owner may have removed it. What is locked then is a file
             // without a name, and the next run would not find it.
             if is_at(&file, path) {
                 let left_by = read_name(&mut file).map_err(PublishError::io("read", path))?;
                 if is_lasting(&left_by) {
-                    return Err(claimed(output, left_by));
+                    return Err(claimed(path, output, left_by));
                 }
                 return Ok((Self { file, path: path.to_owned() }, (!left_by.is_empty()).then_some(left_by)));
             }
@@ -130,7 +150,7 @@ pub(super) fn refuse_claims_inside(directory: &Path) -> Result<(), PublishError>
         let entry = entry.map_err(failed())?;
         let name = entry.file_name();
         if name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(b".shardmill-claim") {
-            refuse_if_live(&entry.path(), &entry.path())?;
+            refuse_if_live(&entry.path(), &claimed_by(&entry.path()))?;
         } else if entry.file_type().map_err(failed())?.is_dir() {
             refuse_claims_inside(&entry.path())?;
         }
@@ -149,12 +169,12 @@ fn refuse_if_live(claim: &Path, output: &Path) -> Result<(), PublishError> {
     };
     let is_free = try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(PublishError::io("lock", claim))?;
     let name = read_name(&mut file).unwrap_or_default();
-    if is_free && !is_lasting(&name) { Ok(()) } else { Err(claimed(output, name)) }
+    if is_free && !is_lasting(&name) { Ok(()) } else { Err(claimed(claim, output, name)) }
 }
 
-fn claimed(output: &Path, holder: String) -> PublishError {
+fn claimed(claim: &Path, output: &Path, holder: String) -> PublishError {
     let holder = if holder.is_empty() { "another run".to_owned() } else { holder };
-    PublishError::Claimed { path: output.to_owned(), holder }
+    PublishError::Claimed { path: output.to_owned(), holder, claim: claim.to_owned() }
 }
 
 fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
@@ -178,6 +198,6 @@ fn is_at(file: &File, path: &Path) -> bool {
 fn read_name(file: &mut File) -> io::Result<String> {
     let mut name = String::new();
     file.rewind()?;
-    file.take(256).read_to_string(&mut name)?;
+    file.take(LONGEST_NAME).read_to_string(&mut name)?;
     Ok(name.trim_end().to_owned())
 }

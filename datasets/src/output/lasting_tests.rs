@@ -47,6 +47,33 @@ fn a_lasting_claim_keeps_everybody_away_until_it_is_released() {
 }
 
 #[test]
+fn a_refusal_says_how_to_get_rid_of_a_claim_whose_coordinator_is_gone_and_that_is_enough() {
+    let world = world();
+    world.take("one").unwrap();
+    let beside = |what: &str| world.output.with_file_name(format!(".out.shardmill-{what}"));
+    let remedy = format!(
+        "; if that coordinator is gone for good, remove {}, and {} where its job has staged files",
+        beside("claim").display(),
+        beside("one").display()
+    );
+    for (output, overwrite) in [(world.output.clone(), false), (world.output.join("deep/inner"), false)] {
+        let refusal = OutputClaim::take(&output, "run", overwrite).unwrap_err().to_string();
+        let whose = format!("output {} is being written by coordinator job one of here", world.output.display());
+        assert_eq!(refusal, format!("{whose}{remedy}"));
+    }
+    let around = world.output.parent().unwrap();
+    let refusal = OutputClaim::take(around, "run", true).unwrap_err().to_string();
+    assert!(refusal.ends_with(&remedy) && refusal.contains(&format!("output {} is", world.output.display())), "{refusal}");
+    fs::remove_file(beside("claim")).unwrap();
+    fs::remove_dir_all(beside("one")).unwrap();
+    OutputClaim::take(&world.output, "run", false).unwrap();
+    let run = OutputClaim::take(&world.output, "run", false).unwrap();
+    let refusal = OutputClaim::take(&world.output, "another", false).unwrap_err().to_string();
+    assert!(refusal.ends_with("is being written by run"), "a local run's claim goes with the run: {refusal}");
+    drop(run);
+}
+
+#[test]
 fn a_claim_inside_of_an_output_that_would_be_replaced_refuses_it() {
     let world = world();
     LastingClaim::take(&world.output.join("inner"), "one", "here", false).unwrap();
