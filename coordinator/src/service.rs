@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use shardmill_protocol::process::Progress;
 use shardmill_protocol::rpc::api::{
-    ApiError, CancelAnswer, Control, HeartbeatAnswer, HeldOutput, JobSetup, JobSpec, Registered, SourcesPage, Verdict, WorkerHello,
+    ApiError, CancelAnswer, Chunk, Control, HeartbeatAnswer, HeldOutput, JobSetup, JobSpec, Registered, SourcesPage, Verdict, WorkerHello,
 };
 use shardmill_protocol::rpc::secret::Secret;
 use shardmill_protocol::view::{JobStatus, JobView, WorkerView};
@@ -217,12 +217,12 @@ impl Control for Call {
         Ok(JobSetup { spec: target.spec.clone(), staging: target.staging(), capability })
     }
 
-    async fn artifact_chunk(self, _: Context, digest: Digest, offset: u64) -> Result<Vec<u8>, ApiError> {
+    async fn artifact_chunk(self, _: Context, digest: Digest, offset: u64) -> Result<Chunk, ApiError> {
         let artifacts = self.0.artifacts.clone();
-        Ok(blocking(move || artifacts.chunk(digest, offset)).await??)
+        Ok(blocking(move || artifacts.chunk(digest, offset)).await??.into())
     }
 
-    async fn log_chunk(self, _: Context, session: SessionId, attempt: AttemptId, bytes: Vec<u8>) -> Result<(), ApiError> {
+    async fn log_chunk(self, _: Context, session: SessionId, attempt: AttemptId, bytes: Chunk) -> Result<(), ApiError> {
         self.0.live_session(session).await?;
         // On a full disk, logs are the first to go.
         let is_known = self.0.driver.read(move |driver| driver.target(attempt.job).is_some()).await?;
@@ -252,7 +252,7 @@ impl Control for Call {
         blocking(move || artifacts.stored(digest)).await
     }
 
-    async fn upload(self, _: Context, digest: Digest, offset: u64, chunk: Vec<u8>, last: bool) -> Result<(), ApiError> {
+    async fn upload(self, _: Context, digest: Digest, offset: u64, chunk: Chunk, last: bool) -> Result<(), ApiError> {
         self.0.refuse_if_full()?;
         let artifacts = self.0.artifacts.clone();
         Ok(blocking(move || artifacts.upload(digest, offset, &chunk, last)).await??)
@@ -315,10 +315,10 @@ impl Control for Call {
         Ok(view)
     }
 
-    async fn logs(self, _: Context, job: JobId, attempt: Option<AttemptId>, offset: u64) -> Result<Vec<u8>, ApiError> {
+    async fn logs(self, _: Context, job: JobId, attempt: Option<AttemptId>, offset: u64) -> Result<Chunk, ApiError> {
         let logs = Arc::clone(&self.0.logs);
         let chunk = blocking(move || logs.read(job, attempt, offset)).await?;
-        chunk.map_err(|error| ApiError::Unavailable { message: format!("cannot read the logs of {job}: {error}") })
+        chunk.map(Chunk::from).map_err(|error| ApiError::Unavailable { message: format!("cannot read the logs of {job}: {error}") })
     }
 
     async fn workers(self, _: Context) -> Result<Vec<WorkerView>, ApiError> {

@@ -243,7 +243,7 @@ async fn conclude(worker: &Arc<Worker>, grant: &Grant, mut stop: watch::Receiver
 async fn report(worker: &Worker, attempt: AttemptId, ended: Ended) -> Option<Verdict> {
     for chunk in ended.log.chunks(CHUNK_BYTES) {
         let told = worker.line.call(|live| {
-            let chunk = chunk.to_vec();
+            let chunk = chunk.to_vec().into();
             async move { live.client.log_chunk(within(PATIENCE), live.session, attempt, chunk).await }
         });
         if let Err(error) = told.await {

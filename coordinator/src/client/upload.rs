@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use shardmill_protocol::Digest;
-use shardmill_protocol::rpc::api::CHUNK_BYTES;
+use shardmill_protocol::rpc::api::{CHUNK_BYTES, Chunk};
 use shardmill_protocol::rpc::connect::within;
 
 use super::connect::{CALL, Coordinator};
@@ -21,7 +21,7 @@ pub(crate) async fn upload(coordinator: &mut Coordinator, path: &Path, digest: D
     let mut sent = coordinator.patiently(async |client| client.artifact_size(within(CALL), digest).await).await?.min(bytes);
     loop {
         bar.at(sent);
-        let mut chunk = vec![0; (bytes - sent).min(CHUNK_BYTES as u64) as usize];
+        let mut chunk = Chunk::from(vec![0; (bytes - sent).min(CHUNK_BYTES as u64) as usize]);
         file.read_exact_at(&mut chunk, sent).map_err(read)?;
         // Also where all is there: the coordinator may have stopped before it has checked the whole.
         let last = sent + chunk.len() as u64 == bytes;

@@ -268,7 +268,7 @@ fn at_once(world: &World, request: ControlRequest) -> ControlResponse {
                 None => told.log.clone(),
                 Some(attempt) => format!("log of {}\n", attempt.directory()).into_bytes(),
             };
-            let rest = all.into_iter().skip(offset as usize).take(7).collect();
+            let rest = all.into_iter().skip(offset as usize).take(7).collect::<Vec<u8>>().into();
             ControlResponse::Logs(Ok(rest))
         }
         ControlRequest::Drain { prefix } => {

@@ -114,12 +114,12 @@ async fn logs_of_job_processes_are_kept_with_their_job() {
     let worker = player.register(&world).await.unwrap();
     player.work(&worker, |_| true).await.unwrap();
     let (attempt, session) = (player.begun[0].0, player.session());
-    worker.log_chunk(within(CALL), session, attempt, b"on stderr\n".to_vec()).await.unwrap().unwrap();
+    worker.log_chunk(within(CALL), session, attempt, b"on stderr\n".to_vec().into()).await.unwrap().unwrap();
     assert_eq!(client.logs(within(CALL), job, Some(attempt), 0).await.unwrap().unwrap(), b"on stderr\n");
     let all = client.logs(within(CALL), job, None, 0).await.unwrap().unwrap();
-    assert_eq!(String::from_utf8(all).unwrap(), format!("--- {attempt}\non stderr\n"));
+    assert_eq!(String::from_utf8(all.into_vec()).unwrap(), format!("--- {attempt}\non stderr\n"));
     let unknown = AttemptId { job: JobId(1), ..attempt };
-    worker.log_chunk(within(CALL), session, unknown, b"x".to_vec()).await.unwrap().unwrap();
+    worker.log_chunk(within(CALL), session, unknown, b"x".to_vec().into()).await.unwrap().unwrap();
     assert_eq!(client.logs(within(CALL), unknown.job, None, 0).await.unwrap().unwrap(), b"");
 }
 

@@ -267,7 +267,7 @@ impl Handler {
             Call::ArtifactChunk { offset, .. } => {
                 let bytes = program();
                 let end = bytes.len().min(offset as usize + (700 << 10));
-                Answer::ArtifactChunk(Ok(bytes[offset as usize..end].to_vec()))
+                Answer::ArtifactChunk(Ok(bytes[offset as usize..end].to_vec().into()))
             }
             other => self.answer_at_once(other),
         };

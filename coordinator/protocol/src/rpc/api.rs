@@ -20,6 +20,8 @@ use crate::view::{JobStatus, JobView, WorkerView};
 pub const MAX_FRAME: usize = 1 << 20;
 /// The largest chunk of a file in one message.
 pub const CHUNK_BYTES: usize = 768 << 10;
+/// A chunk of a file. It is encoded as a block, where a `Vec<u8>` would be byte by byte; on the wire both are the same.
+pub type Chunk = serde_bytes::ByteBuf;
 /// Entries in a page of a list.
 pub const PAGE_ENTRIES: usize = 4096;
 /// How long a long poll is held at most before it is answered with nothing.
@@ -295,9 +297,9 @@ pub trait Control {
     /// What a worker needs to know of a job.
     async fn job_setup(job: JobId) -> Result<JobSetup, ApiError>;
     /// A chunk of an executable.
-    async fn artifact_chunk(digest: Digest, offset: u64) -> Result<Vec<u8>, ApiError>;
+    async fn artifact_chunk(digest: Digest, offset: u64) -> Result<Chunk, ApiError>;
     /// Some of what a job process has written to stderr.
-    async fn log_chunk(session: SessionId, attempt: AttemptId, bytes: Vec<u8>) -> Result<(), ApiError>;
+    async fn log_chunk(session: SessionId, attempt: AttemptId, bytes: Chunk) -> Result<(), ApiError>;
     /// Which of these jobs have ended, so that what is left of them can be removed.
     async fn ended(jobs: Vec<JobId>) -> Result<Vec<JobId>, ApiError>;
     /// The worker leaves now.
@@ -308,7 +310,7 @@ pub trait Control {
     /// How much of an executable the coordinator has; all of it if it need not be uploaded.
     async fn artifact_size(digest: Digest) -> Result<u64, ApiError>;
     /// Uploads a chunk; the last one is checked against the digest.
-    async fn upload(digest: Digest, offset: u64, chunk: Vec<u8>, last: bool) -> Result<(), ApiError>;
+    async fn upload(digest: Digest, offset: u64, chunk: Chunk, last: bool) -> Result<(), ApiError>;
     /// Submits a job. Answered when it is safe on disk.
     async fn submit(spec: JobSpec) -> Result<JobId, ApiError>;
     /// Cancels a job.
@@ -325,7 +327,7 @@ pub trait Control {
     /// A job in full.
     async fn job(job: JobId) -> Result<JobView, ApiError>;
     /// A chunk of what a job's processes wrote to stderr, all or of one attempt; empty at the end.
-    async fn logs(job: JobId, attempt: Option<AttemptId>, offset: u64) -> Result<Vec<u8>, ApiError>;
+    async fn logs(job: JobId, attempt: Option<AttemptId>, offset: u64) -> Result<Chunk, ApiError>;
     /// The workers.
     async fn workers() -> Result<Vec<WorkerView>, ApiError>;
 
@@ -344,4 +346,19 @@ pub enum CancelAnswer {
     TooLate,
     /// It had ended.
     Ended,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::value::{BytesDeserializer, Error};
+
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_taken_as_a_block_and_travels_like_any_bytes() {
+        let block = BytesDeserializer::<Error>::new(b"block");
+        assert_eq!(Chunk::deserialize(block), Ok(Chunk::from(b"block")));
+        let (plain, chunk) = (postcard::to_stdvec(&b"block".to_vec()).unwrap(), postcard::to_stdvec(&Chunk::from(b"block")).unwrap());
+        assert_eq!(plain, chunk);
+    }
 }

@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_too_long_becomes_an_error_of_its_own_call() {
         let mut codec = Postcard;
-        let long = Response { request_id: 3, message: Ok(ControlResponse::ArtifactChunk(Ok(vec![0; MAX_FRAME]))) };
+        let long = Response { request_id: 3, message: Ok(ControlResponse::ArtifactChunk(Ok(vec![0; MAX_FRAME].into()))) };
         let frame = Pin::new(&mut codec).serialize(&long).unwrap();
         assert!(frame.len() <= MAX_FRAME);
         let answer: Response<ControlResponse> = Pin::new(&mut codec).deserialize(&BytesMut::from(frame)).unwrap();

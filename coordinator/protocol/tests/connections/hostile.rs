@@ -98,7 +98,7 @@ fn a_message_that_is_too_long_fails_alone_on_either_side() {
         let place = Place::default();
         let server = place.stand().await;
         let client = connect(&place.join_at(&server, Role::Submit)).await.unwrap().client;
-        let answer = client.upload(long_poll(), Digest::default(), 0, vec![0; 2 << 20], false).await;
+        let answer = client.upload(long_poll(), Digest::default(), 0, vec![0; 2 << 20].into(), false).await;
         assert!(matches!(answer, Err(RpcError::Send(_))), "{answer:?}");
         assert_eq!(find(&client, "0").await.unwrap(), Ok(JobId(1)), "the connection lives on");
 

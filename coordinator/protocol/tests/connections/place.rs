@@ -97,7 +97,7 @@ async fn handle(seen: Arc<Seen>, peer: Peer, context: Context, request: ControlR
     match request {
         ControlRequest::FindJob { prefix } => Ok(ControlResponse::FindJob(Ok(JobId(prefix.len() as u128)))),
         ControlRequest::Upload { .. } => Ok(ControlResponse::Upload(Ok(()))),
-        ControlRequest::ArtifactChunk { .. } => Ok(ControlResponse::ArtifactChunk(Ok(vec![0; 2 << 20]))),
+        ControlRequest::ArtifactChunk { .. } => Ok(ControlResponse::ArtifactChunk(Ok(vec![0; 2 << 20].into()))),
         ControlRequest::Workers {} => {
             let _guard = Guard(Arc::clone(&seen));
             seen.begun.notify_one();
