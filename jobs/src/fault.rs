@@ -3,7 +3,6 @@
 //! What follows from a fault (who is charged, whether trying again can help) hangs on its kind alone, so a fault stays typed on every
 //! hop. Turning it into words for a person is left to `card.rs`.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use shardmill_datasets::ReadError;
 use shardmill_datasets::run::RunError;
 use shardmill_datasets::sink::WriteError;
 use shardmill_protocol::AttemptId;
+pub use shardmill_protocol::Phase;
 
 /// A record on which `map` failed, or that could not be read as what it should be.
 ///
@@ -36,46 +36,6 @@ pub struct BadRecord {
     pub cause: String,
     /// The record as it stands in the file, as far as its format has that.
     pub bytes: Vec<u8>,
-}
-
-/// The phase of a job in which its code failed outside `map` and `reduce`.
-///
-/// ```
-/// use shardmill::{Fault, Phase};
-///
-/// let fault = Fault::Panicked { phase: Phase::EndShard, cause: "no memory left".to_owned() };
-/// assert_eq!(fault.to_string(), "end of shard failed: no memory left");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// The job's `start`.
-    Start,
-    /// The job's `finish`.
-    Finish,
-    /// The job's `seed`.
-    Seed,
-    /// The job's `end_shard`.
-    EndShard,
-    /// A combiner.
-    Combine,
-    /// A value's `Serialize`.
-    Encode,
-    /// A value's `Deserialize`.
-    Decode,
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Start => "start",
-            Self::Finish => "finish",
-            Self::Seed => "seed",
-            Self::EndShard => "end of shard",
-            Self::Combine => "combine",
-            Self::Encode => "encoding a value",
-            Self::Decode => "reading values back",
-        })
-    }
 }
 
 /// Why an attempt ended without a result.

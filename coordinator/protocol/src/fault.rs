@@ -3,6 +3,7 @@
 //! The enumeration is closed, and what follows hangs on the kind alone: [`Fault::charge`] says whose fault it is, the scheduler
 //! what becomes of the task. Text in a fault is for a person to read; nothing is decided by it.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,12 @@ pub const RECORD_BEGINNING: usize = 256;
 pub const MESSAGE_CHARACTERS: usize = 4096;
 
 /// The phase of a job in which its code failed outside `map` and `reduce`.
+///
+/// ```
+/// use shardmill_protocol::Phase;
+///
+/// assert_eq!(Phase::EndShard.to_string(), "end of shard");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -28,10 +35,27 @@ pub enum Phase {
     EndShard,
     /// A combiner.
     Combine,
-    /// A key or value that is written or read back.
+    /// A value's `Serialize`.
     Encode,
+    /// A value's `Deserialize`.
+    Decode,
     /// The engine itself.
     Engine,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Finish => "finish",
+            Self::Seed => "seed",
+            Self::EndShard => "end of shard",
+            Self::Combine => "combine",
+            Self::Encode => "encoding a value",
+            Self::Decode => "reading values back",
+            Self::Engine => "the engine",
+        })
+    }
 }
 
 /// A record that is bad, as it is shown and as it is set aside.
@@ -115,7 +139,7 @@ pub enum Fault {
         cause: String,
     },
     /// The job's code outside `map` and `reduce` failed, or the engine.
-    #[error("{phase:?} failed: {cause}")]
+    #[error("{phase} failed: {cause}")]
     Panicked {
         /// Where.
         phase: Phase,

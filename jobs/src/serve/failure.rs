@@ -40,7 +40,7 @@ pub(super) fn failure(error: TaskError, memory_bytes: u64) -> Failure {
         TaskError::Version => fault::Fault::ProtocolBroken { breach: Breach::Version, stderr: message },
         TaskError::Unexpected(_) => fault::Fault::ProtocolBroken { breach: Breach::Unexpected, stderr: message },
         TaskError::Threads(_) => fault::Fault::SpawnFailed { reason: Unstartable::System, cause: message },
-        TaskError::Panicked(_) => fault::Fault::Panicked { phase: fault::Phase::Engine, cause: message },
+        TaskError::Panicked(_) => fault::Fault::Panicked { phase: Phase::Engine, cause: message },
         TaskError::Planning(PlanningError::Survey(error) | PlanningError::Plan(PlanError::Read(error))) => of_input(error),
         TaskError::Planning(PlanningError::List(ListError::Io { path, .. })) => fault::Fault::InputMissing { path, cause: message },
         TaskError::Planning(
@@ -61,7 +61,7 @@ fn of_attempt(error: Fault, message: String, memory_bytes: u64) -> fault::Fault 
     match error {
         Fault::BadRecord(bad) => fault::Fault::BadRecord(Box::new(of_record(*bad))),
         Fault::ReduceFailed { key, cause } => fault::Fault::ReduceFailed { key, cause: cut(cause) },
-        Fault::Panicked { phase, cause } => fault::Fault::Panicked { phase: of_phase(phase), cause: cut(cause) },
+        Fault::Panicked { phase, cause } => fault::Fault::Panicked { phase, cause: cut(cause) },
         Fault::DiskFull { path, .. } => fault::Fault::DiskFull { path },
         Fault::DiskFailed { path, detail } => fault::Fault::DiskFailed { path, cause: cut(detail) },
         Fault::OutOfMemory { .. } => fault::Fault::OutOfMemory { limit_bytes: memory_bytes, peak_bytes: crate::local::peak_memory_bytes() },
@@ -79,17 +79,6 @@ fn of_attempt(error: Fault, message: String, memory_bytes: u64) -> fault::Fault 
 fn of_record(BadRecord { shard, record, offset, file, cause, mut bytes }: BadRecord) -> fault::BadRecord {
     bytes.truncate(RECORD_BEGINNING);
     fault::BadRecord { shard, record, offset, file, cause: cut(cause), beginning: bytes }
-}
-
-fn of_phase(phase: Phase) -> fault::Phase {
-    match phase {
-        Phase::Start => fault::Phase::Start,
-        Phase::Finish => fault::Phase::Finish,
-        Phase::Seed => fault::Phase::Seed,
-        Phase::EndShard => fault::Phase::EndShard,
-        Phase::Combine => fault::Phase::Combine,
-        Phase::Encode | Phase::Decode => fault::Phase::Encode,
-    }
 }
 
 fn of_input(error: ReadError) -> fault::Fault {

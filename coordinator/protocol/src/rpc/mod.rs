@@ -9,11 +9,12 @@
 //!   calls ([`api`]) as frames ([`transport`], [`codec`]) ─▶ each checked against [`roles`] and [`limits`]
 //! ```
 //! [`connect`] is the client's side of it, [`join`] the file that says where to and with which [`secret`]. [`shuffle`] is not RPC:
-//! it says how workers fetch map output from one another.
+//! it says how workers fetch map output from one another. [`duration`] is for the flags of both sides.
 
 pub mod api;
 pub mod codec;
 pub mod connect;
+pub mod duration;
 pub mod handshake;
 pub mod join;
 pub mod limits;
