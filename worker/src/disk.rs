@@ -52,6 +52,12 @@ pub enum DiskError {
         /// What the system said.
         source: io::Error,
     },
+    /// Its name is of no use.
+    #[error("the name {} is not UTF-8, and other processes are told it as text: give another --dir", directory.display())]
+    Name {
+        /// The directory, with symbolic links resolved.
+        directory: PathBuf,
+    },
     /// A file does not hold what it should.
     #[error("{} is damaged: remove it, and the worker starts as a new one", path.display())]
     Damaged {
@@ -79,13 +85,9 @@ fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, DiskError> {
 impl Disk {
     /// Takes a directory, and makes it if there is none. Without a budget, nine tenths of what is free may be used.
     pub(crate) fn open(root: &Path, budget_bytes: Option<u64>) -> Result<Self, DiskError> {
-        let root = at(root, std::path::absolute(root))?;
+        let root = text(at(root, std::path::absolute(root))?)?;
         at(&root, DirBuilder::new().recursive(true).mode(0o700).create(&root))?;
-        let root = at(&root, root.canonicalize())?;
-        if root.to_str().is_none() {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "its name is no UTF-8, and others must be told of it");
-            return Err(DiskError::Io { path: root, source });
-        }
+        let root = text(at(&root, root.canonicalize())?)?;
         let lock = lock(&root)?;
         for name in ["artifacts", "jobs"] {
             let directory = root.join(name);
@@ -217,9 +219,16 @@ pub(crate) fn is_seen(proof: &DiskProof) -> bool {
 /// The fault of a disk operation of the worker's own.
 pub(crate) fn fault(path: &Path, error: &io::Error) -> Fault {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::DiskFull { path: path.to_owned() },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            Fault::DiskFull { path: path.to_owned() }
+        }
         _ => Fault::DiskFailed { path: path.to_owned(), cause: error.to_string() },
     }
+}
+
+/// Refuses a name that is no text.
+fn text(directory: PathBuf) -> Result<PathBuf, DiskError> {
+    if directory.to_str().is_some() { Ok(directory) } else { Err(DiskError::Name { directory }) }
 }
 
 fn lock(root: &Path) -> Result<File, DiskError> {
@@ -286,6 +295,7 @@ fn used_below(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
 
     fn attempt(number: u64) -> AttemptId {
@@ -319,6 +329,20 @@ mod tests {
         drop(disk);
         let again = Disk::open(&root, None).unwrap();
         assert_eq!((again.id(), again.proof()), (id, proof));
+    }
+
+    #[test]
+    fn a_directory_whose_name_is_no_text_is_refused_and_not_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join(std::ffi::OsStr::from_bytes(b"no-\xff-text"));
+        let refused = |root: &Path| Disk::open(root, None).unwrap_err().to_string();
+        let told = format!("the name {} is not UTF-8", place.join("worker").display());
+        assert!(refused(&place.join("worker")).starts_with(&told));
+        assert!(!place.exists());
+        // What it is called by does not help.
+        fs::create_dir(&place).unwrap();
+        std::os::unix::fs::symlink(&place, directory.path().join("text")).unwrap();
+        assert!(refused(&directory.path().join("text/worker")).starts_with(&told));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl WorkerError {
     /// The exit code of a worker that ends because of it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Role(_) | Self::Listen { .. } | Self::NoCoordinator => 2,
+            Self::Config(_) | Self::Role(_) | Self::Listen { .. } | Self::NoCoordinator | Self::Disk(DiskError::Name { .. }) => 2,
             Self::Join(error) if error.is_missing() => 2,
             Self::Join(_) | Self::Tls(_) | Self::Disk(DiskError::Damaged { .. } | DiskError::Io { .. }) => 78,
             Self::Disk(DiskError::InUse { .. }) => 4,

@@ -1,5 +1,7 @@
 //! Starting, stopping, and what is still known afterwards.
 
+use std::os::unix::ffi::OsStrExt;
+
 use shardmill_protocol::rpc::api::{ApiError, CancelAnswer, Role};
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::JobPhase;
@@ -59,6 +61,24 @@ async fn an_output_of_a_coordinator_that_lost_its_state_is_free_when_what_the_re
     work_until_end(&world, &mut Player::new(1), job).await;
     world.assert_published("words");
     world.assert_swept();
+}
+
+#[tokio::test]
+async fn a_state_directory_whose_name_is_no_text_is_as_good_as_any() {
+    let world = World::new();
+    let named = world.state().with_file_name(std::ffi::OsStr::from_bytes(b"no-\xff-text"));
+    std::fs::create_dir(&named).unwrap();
+    std::os::unix::fs::symlink(&named, world.state()).unwrap();
+    let mut player = Player::new(1);
+    for output in ["words", "others"] {
+        let coordinator = world.start("");
+        let client = world.connect(Role::Submit).await;
+        let job = client.submit(within(CALL), world.spec(output, output)).await.unwrap().unwrap();
+        work_until_end(&world, &mut player, job).await;
+        world.assert_published(output);
+        assert_eq!(coordinator.stop(libc::SIGTERM), Some(0));
+    }
+    assert!(named.join("journal.redb").exists());
 }
 
 #[tokio::test]
