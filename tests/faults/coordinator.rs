@@ -1,7 +1,11 @@
 //! A coordinator that is killed and started again on its state.
 
+use std::net::TcpStream;
+use std::path::Path;
+
+use shardmill_protocol::rpc::join::JoinFile;
 use shardmill_protocol::task::TaskKind;
-use shardmill_protocol::view::AttemptState;
+use shardmill_protocol::view::{AttemptState, WorkerState};
 use shardmill_tests::Place;
 use shardmill_tests::cluster::units_accepted;
 
@@ -49,6 +53,38 @@ fn a_coordinator_killed_while_a_job_maps_goes_on() {
 #[test]
 fn a_coordinator_killed_while_a_job_reduces_goes_on() {
     killed_at("reduce", "!reduce:gate:reduce", TaskKind::Reduce);
+}
+
+/// Lines of a log that somebody should look at.
+fn loud(log: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let is_loud = |line: &&str| [" WARN ", "ERROR ", "close_notify"].iter().any(|sign| line.contains(sign));
+    text.lines().filter(is_loud).map(str::to_owned).collect()
+}
+
+#[test]
+fn connections_that_end_are_no_news_at_either_end() {
+    let place = Place::new();
+    let world = World::new(&place);
+    let mut worker = world.worker("worker");
+    let text = text_with(&[]);
+    let job = world.submit(&text, CUT);
+    world.succeeds_with(job, &text);
+    let watched = world.cluster.command("watch").arg(job.to_string()).output().unwrap();
+    assert!(watched.status.success());
+    let address = JoinFile::read(&world.cluster.state().join("read.join")).unwrap().address;
+    drop(TcpStream::connect(address).unwrap());
+    worker.process().signal(libc::SIGTERM);
+    assert_eq!(worker.process().wait(), Some(0));
+    let quiet: Vec<String> = Vec::new();
+    assert_eq!((loud(&place.path("coordinator.log")), loud(&place.path("worker.log"))), (quiet.clone(), quiet.clone()));
+    // A coordinator that is gone cannot be reached for a moment, and that is all there is to say of it.
+    let second = world.worker("second");
+    world.cluster.restart();
+    world.cluster.until_worker(second.id(), WorkerState::Live);
+    let told = loud(&place.path("second.log"));
+    assert!(told.len() <= 1 && told.iter().all(|line| line.contains("cannot connect") || line.contains("cannot register")), "{told:#?}");
+    assert_eq!(loud(&place.path("coordinator.log")), quiet);
 }
 
 #[test]

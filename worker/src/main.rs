@@ -36,7 +36,8 @@ fn serve(config: Config) -> ExitCode {
         1 => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,worker={level}")));
+    // What tarpc warns of, a connection that ends or a call that is not answered, its callers are told; they know what it means.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,tarpc=off,worker={level}")));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).with_target(false).init();
     let rules = Rules { stall_after: config.stall_after, kill_after: config.kill_after, ..Rules::default() };

@@ -44,13 +44,18 @@ pub(crate) async fn keep(worker: &Arc<Worker>) -> WorkerError {
     let mut backoff = Backoff::new(first_pause, worker.config.reconnect_within);
     let mut session: Option<(Epoch, SessionId)> = None;
     let mut number = 0;
+    let mut is_told = false;
     loop {
         let join = worker.join();
         let registered = match connect(&join).await {
             Ok(connection) => register(worker, &connection, join.fingerprint, session).await.map(|registered| (connection, registered)),
             Err(error) if session.is_none() && !error.may_pass() => return error.into(),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot connect");
+                // That it is still so is no news.
+                match std::mem::replace(&mut is_told, true) {
+                    false => tracing::warn!(error = &error as &dyn std::error::Error, "cannot connect"),
+                    true => tracing::debug!(error = &error as &dyn std::error::Error, "cannot connect"),
+                }
                 backoff.pause().await;
                 continue;
             }
@@ -60,7 +65,7 @@ pub(crate) async fn keep(worker: &Arc<Worker>) -> WorkerError {
                 let Registered { epoch, session: id, heartbeat, lease, .. } = registered;
                 tracing::info!(%epoch, session = %id, resumed = session == Some((epoch, id)), "registered");
                 session = Some((epoch, id));
-                number += 1;
+                (number, is_told) = (number + 1, false);
                 backoff = Backoff::new(first_pause, worker.config.reconnect_within);
                 worker.line.up(Live { client: connection.client, session: id, epoch, heartbeat, lease, number });
                 tokio::spawn(open_shelf(Arc::clone(worker)));
@@ -71,7 +76,11 @@ pub(crate) async fn keep(worker: &Arc<Worker>) -> WorkerError {
                 sleep(wait).await;
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot register");
+                // The connection may have ended just then; it is news if it was not known already.
+                match matches!(error, RegisterError::Rpc(_)) && std::mem::replace(&mut is_told, true) {
+                    false => tracing::warn!(%error, "cannot register"),
+                    true => tracing::debug!(%error, "cannot register"),
+                }
                 backoff.pause().await;
             }
         }
