@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use self::handle::Message;
 pub(crate) use self::handle::{Handle, Inbox, Stopped, ToDriver, channel_to_driver};
 use crate::artifacts::Artifacts;
+use crate::fault_point::{FaultPoint, Place};
 use crate::journal::Journal;
 use crate::logs::Logs;
 use crate::publish::{Publisher, Target};
@@ -40,6 +41,7 @@ pub(crate) struct Tools {
     pub(crate) publisher: Publisher,
     pub(crate) artifacts: Artifacts,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) fault_point: FaultPoint,
 }
 
 /// Who waits for a job's version to be beyond one that was seen.
@@ -168,6 +170,7 @@ impl Driver {
     }
 
     fn handle(&mut self, event: Event) {
+        self.tools.fault_point.reach(Place::Event);
         if let Event::Submit { submission, .. } = &event {
             self.targets.entry(submission.job).or_insert_with(|| Arc::new(target(submission)));
         }

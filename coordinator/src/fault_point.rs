@@ -1,4 +1,4 @@
-//! Fault points: places at which a test has the process killed, as `kill -9` would do it at that very instant.
+//! Fault points: places at which a test has the process killed, as `kill -9` would do it at that very instant, or the driver panic.
 //!
 //! Armed by a hidden flag, `--die-at PLACE:N`; without it, passing a place costs one comparison.
 
@@ -25,10 +25,12 @@ pub(crate) enum Place {
     Revealed,
     /// Staging is gone, and that is not known yet.
     Swept,
+    /// The driver is about to handle an event. It does not die there but panics, as a mistake of the scheduler's would make it.
+    Event,
 }
 
 /// Every place, with its name in the flag.
-const PLACES: [(&str, Place); 8] = [
+const PLACES: [(&str, Place); 9] = [
     ("before-commit", Place::BeforeCommit),
     ("after-commit", Place::AfterCommit),
     ("claimed", Place::Claimed),
@@ -37,6 +39,7 @@ const PLACES: [(&str, Place); 8] = [
     ("revealing", Place::Revealing),
     ("revealed", Place::Revealed),
     ("swept", Place::Swept),
+    ("event", Place::Event),
 ];
 
 /// Kills the process when a place is reached for the nth time; most kill never.
@@ -56,6 +59,7 @@ impl FaultPoint {
             && armed.place == place
             && armed.times_left.fetch_sub(1, Relaxed) == 1
         {
+            assert!(place != Place::Event, "a test wants the driver to panic");
             // Not an exit: nothing is flushed, dropped or unlocked on the way out but what the kernel does.
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }

@@ -137,6 +137,7 @@ fn run(config: Config) -> Result<(), ServeError> {
         publisher: publisher.clone(),
         artifacts: artifacts.clone(),
         logs: logs.clone(),
+        fault_point: config.fault_point.clone(),
     };
     let driver = Driver::new(scheduler, swept, keys, handle.clone(), tools);
     let (ending, ended) = oneshot::channel::<()>();

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use shardmill_protocol::rpc::join::JoinFile;
 use shardmill_protocol::task::TaskKind;
-use shardmill_protocol::view::{AttemptState, WorkerState};
+use shardmill_protocol::view::{AttemptState, AttemptView, WorkerState};
 use shardmill_tests::Place;
-use shardmill_tests::cluster::units_accepted;
+use shardmill_tests::cluster::{units_accepted, wait_until};
 
-use crate::world::{CUT, World, attempt_in, text_with};
+use crate::world::{CUT, ONE_THREAD, World, attempt_in, text_with};
 
 /// Kills the coordinator while an attempt of this kind stands at a gate; the attempt goes on and counts.
 fn killed_at(gate: &str, order: &str, kind: TaskKind) {
@@ -53,6 +53,28 @@ fn a_coordinator_killed_while_a_job_maps_goes_on() {
 #[test]
 fn a_coordinator_killed_while_a_job_reduces_goes_on() {
     killed_at("reduce", "!reduce:gate:reduce", TaskKind::Reduce);
+}
+
+#[test]
+fn job_processes_that_hear_nothing_of_the_coordinator_for_too_long_are_ended_and_their_tasks_done_again() {
+    let place = Place::new();
+    let world = World::new(&place);
+    let mut worker = world.cluster.worker("worker", &format!("{ONE_THREAD} --orphan-after 1s"));
+    let gate = world.gate("map");
+    let text = text_with(&[(60, "!map:gate:map")]);
+    let job = world.submit(&text, CUT);
+    let reached = gate.reached();
+    let held = world.running(job, TaskKind::Map);
+    world.cluster.kill();
+    wait_until("nobody stands at the gate any more", || gate.is_reached().is_none());
+    assert!(!worker.process().has_ended());
+    world.cluster.restart();
+    gate.open();
+    drop(reached);
+    let view = world.succeeds_with(job, &text);
+    let counts = |attempt: &AttemptView| attempt.attempt == held.attempt && attempt.state == AttemptState::Accepted;
+    assert!(!view.attempts.iter().any(counts) && view.phases.iter().all(|phase| phase.charges.is_empty()), "{view:#?}");
+    assert!(worker.process().told().contains("the coordinator has not been heard of for too long"));
 }
 
 /// Lines of a log that somebody should look at.

@@ -8,5 +8,6 @@ mod cancelled;
 mod coordinator;
 mod crashes;
 mod lies;
+mod scarcity;
 mod workers;
 mod world;

@@ -27,6 +27,19 @@ fn a_worker_killed_while_mapping_costs_its_range_a_second_try_and_nothing_else()
 }
 
 #[test]
+fn a_killed_worker_takes_its_job_process_with_it() {
+    let place = Place::new();
+    let world = World::new(&place);
+    let gate = world.gate("map");
+    let mut worker = world.worker("worker");
+    world.submit(&text_with(&[(60, "!map:gate:map")]), CUT);
+    // Whoever stands at the gate stays there as long as this is held.
+    let _reached = gate.reached();
+    worker.process().kill();
+    shardmill_tests::cluster::wait_until("nobody stands at the gate any more", || gate.is_reached().is_none());
+}
+
+#[test]
 fn a_worker_killed_after_mapping_takes_its_output_with_it_and_the_range_is_mapped_again() {
     let place = Place::new();
     let world = World::new(&place);

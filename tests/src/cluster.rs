@@ -59,9 +59,16 @@ impl<'p> Cluster<'p> {
         self.coordinator.borrow()
     }
 
-    /// Kills the coordinator as it stands and starts it again on the same state.
-    pub fn restart(&self) {
+    /// Kills the coordinator as it stands. Until it is started again, nothing can be asked of it.
+    pub fn kill(&self) {
         self.coordinator.borrow_mut().kill();
+    }
+
+    /// Kills the coordinator as it stands, if that is not done, and starts it again on the same state.
+    pub fn restart(&self) {
+        if !self.coordinator.borrow_mut().has_ended() {
+            self.kill();
+        }
         let (coordinator, connection) = serve(self.place, &self.flags, &self.runtime);
         self.coordinator.replace(coordinator);
         self.connection.replace(connection);
@@ -69,9 +76,15 @@ impl<'p> Cluster<'p> {
 
     /// Starts a worker with a directory of its own, called `name`, and waits until it is registered.
     pub fn worker(&self, name: &str, flags: &str) -> Worker {
+        self.worker_with(name, flags, |_| {})
+    }
+
+    /// The same, of a command that the test has changed before it is started.
+    pub fn worker_with(&self, name: &str, flags: &str, change: impl FnOnce(&mut Command)) -> Worker {
         let directory = self.place.path(name);
         let mut command = Command::new(program("worker"));
         command.arg("--join").arg(self.state().join("worker.join")).arg("--dir").arg(&directory).args(flags.split_whitespace());
+        change(&mut command);
         let process = Process::start(command, &self.place.path(&format!("{name}.log")));
         let mut worker = Worker { process, directory, id: None };
         for _ in 0..LOOKS {

@@ -1,5 +1,6 @@
 //! File systems with too little room, or none that may be written to.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -30,6 +31,17 @@ impl Disk {
     pub fn is_memory(path: &Path) -> bool {
         let kind = Command::new("stat").args(["-f", "-c", "%T"]).arg(path).output().unwrap();
         kind.stdout.starts_with(b"tmpfs") || kind.stdout.starts_with(b"ramfs")
+    }
+
+    /// Writes a file until there is no room for more of it. Returns the file: what is removed is free again.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.mounted_at.join("filler");
+        let mut file = std::fs::File::create(&path).unwrap();
+        for piece in [1 << 20, 4096, 1] {
+            let bytes = vec![1; piece];
+            while file.write_all(&bytes).is_ok() {}
+        }
+        path
     }
 
     /// Where it is mounted.

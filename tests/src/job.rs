@@ -67,14 +67,7 @@ impl Job {
 
     /// Limits how many files it may have open at once, as `ulimit -n` does for good.
     pub fn open_files(mut self, most: u64) -> Self {
-        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-        // SAFETY: between fork and exec only `setrlimit` is called, which is safe there.
-        unsafe {
-            self.command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            })
-        };
+        limit_open_files(&mut self.command, most);
         self
     }
 
@@ -140,6 +133,18 @@ impl Job {
     pub fn run(self) -> Ended {
         self.start().wait()
     }
+}
+
+/// Limits how many files a command may have open at once, as `ulimit -n` does for good.
+pub fn limit_open_files(command: &mut Command, most: u64) {
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: between fork and exec only `setrlimit` is called, which is safe there.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        })
+    };
 }
 
 /// A run that was started. Killed when dropped.

@@ -19,7 +19,7 @@ mod supervisor;
 pub mod text;
 
 pub use disk::Disk;
-pub use job::{Ended, Job, Running, Summary};
+pub use job::{Ended, Job, Running, Summary, limit_open_files};
 pub use output::Output;
 pub use place::{Place, names_in};
 pub use programs::{program, repository, target};

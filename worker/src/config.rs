@@ -56,6 +56,9 @@ pub struct Config {
     /// How long a process that was asked to end may take before it is killed.
     #[arg(long, hide = true, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub kill_after: Duration,
+    /// After how long a process that was killed and is still there is given up.
+    #[arg(long, hide = true, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub unkillable_after: Duration,
     /// How long job processes go on without hearing from the coordinator.
     #[arg(long, hide = true, value_name = "TIME", default_value = "600s", value_parser = parse_duration)]
     pub orphan_after: Duration,

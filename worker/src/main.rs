@@ -40,7 +40,12 @@ fn serve(config: Config) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,tarpc=off,worker={level}")));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).with_target(false).init();
-    let rules = Rules { stall_after: config.stall_after, kill_after: config.kill_after, ..Rules::default() };
+    let rules = Rules {
+        stall_after: config.stall_after,
+        kill_after: config.kill_after,
+        unkillable_after: config.unkillable_after,
+        ..Rules::default()
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .max_blocking_threads(BLOCKING_THREADS)

@@ -33,8 +33,6 @@ const PASSED_ON: [&str; 4] = ["PATH", "LANG", "LC_ALL", "TZ"];
 const WATCH: Duration = Duration::from_millis(250);
 /// A job process that has closed its socket has this long to end by itself: how it ended says more.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
-/// What is killed and still there after this long cannot be killed.
-pub const UNKILLABLE_AFTER: Duration = Duration::from_secs(30);
 
 /// What watching over job processes depends on.
 #[derive(Clone, Debug)]
@@ -45,6 +43,8 @@ pub struct Rules {
     pub stall_after: Duration,
     /// A process that was asked to end has this long.
     pub kill_after: Duration,
+    /// What is killed and still there after this long cannot be killed.
+    pub unkillable_after: Duration,
     /// Descriptors that a job process may have.
     pub files: u64,
     /// Processes that the user may have when a job process starts another one.
@@ -57,6 +57,7 @@ impl Default for Rules {
             guard: PathBuf::from("/proc/self/exe"),
             stall_after: Duration::from_secs(300),
             kill_after: Duration::from_secs(5),
+            unkillable_after: Duration::from_secs(30),
             files: 1 << 16,
             processes: 1 << 12,
         }
@@ -350,7 +351,7 @@ impl Process {
             return;
         }
         let _ = self.orders.write_all(b"K").await;
-        let gone = timeout(UNKILLABLE_AFTER, async {
+        let gone = timeout(self.rules.unkillable_after, async {
             while let Some(note) = self.note().await {
                 if let Note::Ended { status, peak_bytes } = note {
                     self.ended.get_or_insert((status, peak_bytes));

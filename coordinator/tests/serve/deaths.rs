@@ -1,4 +1,5 @@
-//! The coordinator is killed at every commit of its journal and every step of publishing, and started again.
+//! The coordinator is killed at every commit of its journal and every step of publishing, or its driver panics, and it is started
+//! again.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::JobPhase;
 
-use super::world::{CALL, Lost, Player, World};
+use super::world::{CALL, Lost, Player, World, answered};
 
 /// Runs a job on a coordinator that dies at a place, restarts it, and checks what must hold. False if it did not die.
 async fn survives_death_at(place: &str) -> bool {
@@ -16,7 +17,8 @@ async fn survives_death_at(place: &str) -> bool {
     let (mut job, mut deaths) = (None, 0);
     loop {
         if coordinator.ready.is_none() || coordinator.has_ended() {
-            assert_eq!(coordinator.wait(), Err(libc::SIGKILL), "{place}: {}", world.log());
+            let end = if place.starts_with("event") { Ok(1) } else { Err(libc::SIGKILL) };
+            assert_eq!(coordinator.wait(), end, "{place}: {}", world.log());
             deaths += 1;
             coordinator = world.start("");
             assert!(coordinator.ready.is_some(), "{place}: {}", world.log());
@@ -24,17 +26,16 @@ async fn survives_death_at(place: &str) -> bool {
         let Some(connection) = world.try_connect(Role::Admin).await else { continue };
         let client = connection.client;
         if job.is_none() {
-            match client.submit(within(CALL), world.spec("key", "words")).await {
-                Ok(submitted) => job = Some(submitted.unwrap_or_else(|error| panic!("{place}: {error}\n{}", world.log()))),
-                Err(_) => continue,
+            match answered(client.submit(within(CALL), world.spec("key", "words")).await) {
+                Ok(submitted) => job = Some(submitted),
+                Err(Lost) => continue,
             }
         }
         let job = job.unwrap();
         let Ok(worker) = player.register(&world).await else { continue };
         let end = async {
             loop {
-                let Ok(status) = client.watch(within(CALL), job, u64::MAX - 1).await else { return None };
-                let status = status.unwrap_or_else(|error| panic!("{place}: {error}\n{}", world.log()));
+                let Ok(status) = answered(client.watch(within(CALL), job, u64::MAX - 1).await) else { return None };
                 if status.phase.is_final() {
                     return Some(status);
                 }
@@ -100,4 +101,13 @@ async fn killed_at_any_step_of_publishing_it_goes_on_after_a_restart() {
     for (place, times) in [("claimed", 1), ("linking", 4), ("assembled", 1), ("revealing", 1), ("revealed", 1), ("swept", 1)] {
         survives_every_death_at(place, times).await;
     }
+}
+
+#[tokio::test]
+async fn a_driver_that_panics_ends_the_process_with_an_error_and_a_restart_goes_on() {
+    let mut panics = 0;
+    while survives_death_at(&format!("event:{}", 1 << panics)).await {
+        panics += 1;
+    }
+    assert!(panics >= 5, "the driver has panicked {panics} times");
 }

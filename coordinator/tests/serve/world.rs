@@ -225,6 +225,15 @@ fn quarantine_line(shard: u32) -> String {
 #[derive(Debug)]
 pub(crate) struct Lost;
 
+/// What a call was answered, unless the coordinator is ending or has ended.
+pub(crate) fn answered<T, E>(answer: Result<Result<T, ApiError>, E>) -> Result<T, Lost> {
+    match answer {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(ApiError::Unavailable { .. })) | Err(_) => Err(Lost),
+        Ok(Err(error)) => panic!("{error}"),
+    }
+}
+
 /// A worker, played.
 pub(crate) struct Player {
     worker: WorkerId,
@@ -265,7 +274,7 @@ impl Player {
     pub(crate) async fn register(&mut self, world: &World) -> Result<ControlClient, Lost> {
         let client = world.try_connect(Role::Worker).await.ok_or(Lost)?.client;
         let outputs = self.outputs.values().cloned().collect();
-        client.held_outputs(within(CALL), self.worker, true, outputs).await.map_err(|_| Lost)?.unwrap();
+        answered(client.held_outputs(within(CALL), self.worker, true, outputs).await)?;
         let attempts = self.sealed.values().map(|(grant, _)| HeldAttempt {
             attempt: grant.attempt,
             task: grant.task.clone(),
@@ -284,7 +293,7 @@ impl Player {
             place: "here".to_owned(),
             attempts: attempts.collect(),
         };
-        let registered = client.register(within(CALL), hello).await.map_err(|_| Lost)?.unwrap();
+        let registered = answered(client.register(within(CALL), hello).await)?;
         let Registered { epoch, session, adopted, kill, .. } = registered;
         self.session = Some((epoch, session));
         self.epochs.push(epoch);
