@@ -10,7 +10,7 @@ use std::time::Duration;
 use shardmill_protocol::fault::Charge as Charged;
 use shardmill_protocol::task::{SetAside, TaskKind};
 use shardmill_protocol::view::AttemptState;
-use shardmill_protocol::{AttemptId, Failure, Fault, JobId, Task};
+use shardmill_protocol::{AttemptId, Failure, Fault, JobId, Task, WorkerId};
 
 use crate::attempt::Live;
 use crate::config::Config;
@@ -134,13 +134,15 @@ impl Scheduler {
         match failure.fault.charge() {
             Charged::Job if matches!(failure.fault, Fault::InputMissing { .. }) && self.missing_only_there(id, live.worker) => {
                 self.charge_worker(id, live.worker, attempt);
-                self.count_failure(attempt, live, failure, tried);
+                let terms = self.elsewhere(live.worker, tried);
+                self.count_failure(attempt, live, failure, terms);
             }
             Charged::Job => self.end_with_attempt(attempt, &live, failure),
             Charged::Units => self.charge_units(attempt, live, failure, tried),
             Charged::Worker => {
                 self.charge_worker(id, live.worker, attempt);
-                self.count_failure(attempt, live, failure, tried);
+                let terms = self.elsewhere(live.worker, tried);
+                self.count_failure(attempt, live, failure, terms);
             }
             Charged::Holder(output) => {
                 self.damage(output);
@@ -160,6 +162,12 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    /// Terms of a piece that has failed by its worker's fault. It waits for nothing but not to be given to that worker, which would
+    /// come back for it when its own pause is over: just then the piece would have waited long enough, too.
+    fn elsewhere(&self, worker: WorkerId, tried: Terms) -> Terms {
+        Terms { ready_at: Tick::default(), avoid: Some((worker, Tick(self.now.0 + self.config.lease))), ..tried }
     }
 
     /// A failure counts against the job's budget, though no unit is charged.

@@ -272,6 +272,31 @@ fn a_worker_with_three_charges_is_left_out_but_never_more_than_a_third() {
 }
 
 #[test]
+fn what_fails_by_its_workers_fault_is_done_elsewhere_at_once_and_not_there_again_for_a_while() {
+    let mut world = World::new();
+    let sessions = [world.join(1, 1), world.join(2, 1)];
+    world.planned_job(1, sessions[0], 1, 1);
+    let grant = world.grant(sessions[0]).unwrap();
+    assert_eq!(world.next(sessions[1], false), None);
+    let actions = world.fail(&grant, Fault::DiskFull { path: PathBuf::from("/disk") }.into());
+    let given =
+        |action: &Action| matches!(action, Action::Notice(Notice::Granted(again, to, _)) if again.task == grant.task && *to == worker(2));
+    assert!(actions.iter().any(given), "{actions:?}");
+    let mut world = World::new();
+    let only = world.join(1, 1);
+    world.planned_job(1, only, 1, 1);
+    let grant = world.grant(only).unwrap();
+    world.fail(&grant, Fault::DiskFull { path: PathBuf::from("/disk") }.into());
+    assert_eq!(world.next(only, false), None);
+    for _ in 0..3 {
+        world.pass(4_000);
+        world.beat(only, &[]);
+    }
+    let actions = world.pass(3_000);
+    assert!(actions.iter().any(|action| matches!(action, Action::Notice(Notice::Granted(..)))), "there is no elsewhere: {actions:?}");
+}
+
+#[test]
 fn an_input_that_one_worker_does_not_see_is_its_fault_and_one_that_two_do_not_see_the_jobs() {
     let missing = || -> Failure { Fault::InputMissing { path: PathBuf::from("/in"), cause: String::new() }.into() };
     let mut world = World::new();
