@@ -62,6 +62,9 @@ pub(crate) struct ServeArgs {
     /// For tests: the process is killed when it reaches this place for the nth time.
     #[arg(long, hide = true, value_name = "PLACE:N", default_value = "")]
     die_at: FaultPointFlag,
+    /// For tests: whoever reaches this place for the nth time stands there until the FIFO was opened and closed.
+    #[arg(long, hide = true, value_name = "PLACE:N:FIFO", value_parser = FaultPoint::standing, conflicts_with = "die_at")]
+    stand_at: Option<FaultPoint>,
 }
 
 /// How log lines look.
@@ -150,7 +153,7 @@ impl ServeArgs {
             poll: self.poll.unwrap_or(shardmill_protocol::rpc::api::POLL),
             max_executable_bytes: self.max_executable,
             log_format: self.log_format,
-            fault_point: self.die_at.0,
+            fault_point: self.stand_at.unwrap_or(self.die_at.0),
         };
         config.validate()?;
         Ok(config)

@@ -1,7 +1,11 @@
-//! Fault points: places at which a test has the process killed, as `kill -9` would do it at that very instant, or the driver panic.
+//! Fault points: places at which a test has the process killed, as `kill -9` would do it at that very instant, the driver panic, or
+//! one thread stand still while the others go on.
 //!
-//! Armed by a hidden flag, `--die-at PLACE:N`; without it, passing a place costs one comparison.
+//! Armed by hidden flags, `--die-at PLACE:N` or `--stand-at PLACE:N:FIFO`; without them, passing a place costs one comparison.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,6 +19,8 @@ pub(crate) enum Place {
     AfterCommit,
     /// An output is claimed, and the job that claimed it is not journaled.
     Claimed,
+    /// The output is about to be put together.
+    Assembling,
     /// A part is about to be linked into the output.
     Linking,
     /// The output is put together, and that is not known yet.
@@ -34,6 +40,7 @@ const PLACES: [(&str, Place); 9] = [
     ("before-commit", Place::BeforeCommit),
     ("after-commit", Place::AfterCommit),
     ("claimed", Place::Claimed),
+    ("assembling", Place::Assembling),
     ("linking", Place::Linking),
     ("assembled", Place::Assembled),
     ("revealing", Place::Revealing),
@@ -42,7 +49,7 @@ const PLACES: [(&str, Place); 9] = [
     ("event", Place::Event),
 ];
 
-/// Kills the process when a place is reached for the nth time; most kill never.
+/// Does something when a place is reached for the nth time; most do nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FaultPoint(Option<Arc<Armed>>);
 
@@ -50,19 +57,46 @@ pub(crate) struct FaultPoint(Option<Arc<Armed>>);
 struct Armed {
     place: Place,
     times_left: AtomicU64,
+    then: Then,
+}
+
+/// What is done there.
+#[derive(Debug)]
+enum Then {
+    Die,
+    /// This FIFO is opened, and read until whoever has opened it to write has closed it.
+    Stand(PathBuf),
 }
 
 impl FaultPoint {
-    /// Passes a place, or dies there.
+    /// Passes a place, dies there, or passes it later.
     pub(crate) fn reach(&self, place: Place) {
         if let Some(armed) = &self.0
             && armed.place == place
             && armed.times_left.fetch_sub(1, Relaxed) == 1
         {
-            assert!(place != Place::Event, "a test wants the driver to panic");
-            // Not an exit: nothing is flushed, dropped or unlocked on the way out but what the kernel does.
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            match &armed.then {
+                Then::Die if place == Place::Event => panic!("a test wants the driver to panic"),
+                // Not an exit: nothing is flushed, dropped or unlocked on the way out but what the kernel does.
+                Then::Die => drop(rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)),
+                // A FIFO that is not there holds nobody up.
+                Then::Stand(gate) => drop(File::open(gate).and_then(|mut gate| gate.read_to_end(&mut vec![]))),
+            }
         }
+    }
+
+    /// Reads `linking:3:FIFO`.
+    pub(crate) fn standing(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(':').and_then(|(place, rest)| Some((place, rest.split_once(':')?)));
+        let (place, (times, gate)) = parts.ok_or("PLACE:N:FIFO wants all three")?;
+        Self::armed(place, times, Then::Stand(gate.into()))
+    }
+
+    fn armed(place: &str, times: &str, then: Then) -> Result<Self, String> {
+        let names = || PLACES.map(|(name, _)| name).join(", ");
+        let (_, place) = PLACES.into_iter().find(|(known, _)| *known == place).ok_or_else(|| format!("the places are {}", names()))?;
+        let times = times.parse().ok().filter(|times| *times > 0).ok_or("PLACE:N wants a number from 1 on")?;
+        Ok(Self(Some(Arc::new(Armed { place, times_left: AtomicU64::new(times), then }))))
     }
 }
 
@@ -71,11 +105,8 @@ impl FromStr for FaultPoint {
 
     /// Reads `after-commit:3`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let names = || PLACES.map(|(name, _)| name).join(", ");
-        let (name, times) = text.split_once(':').unwrap_or((text, "1"));
-        let (_, place) = PLACES.into_iter().find(|(known, _)| *known == name).ok_or_else(|| format!("the places are {}", names()))?;
-        let times = times.parse().ok().filter(|times| *times > 0).ok_or("PLACE:N wants a number from 1 on")?;
-        Ok(Self(Some(Arc::new(Armed { place, times_left: AtomicU64::new(times) }))))
+        let (place, times) = text.split_once(':').unwrap_or((text, "1"));
+        Self::armed(place, times, Then::Die)
     }
 }
 
@@ -93,5 +124,10 @@ mod tests {
         for wrong in ["", "nowhere:1", "swept:0", "swept:x"] {
             assert!(wrong.parse::<FaultPoint>().is_err(), "{wrong}");
         }
+        for wrong in ["", "swept:1", "nowhere:1:fifo", "swept:0:fifo"] {
+            assert!(FaultPoint::standing(wrong).is_err(), "{wrong}");
+        }
+        // Nobody stands before a gate that is not there.
+        FaultPoint::standing("swept:1:/nowhere/gate:1").unwrap().reach(Place::Swept);
     }
 }

@@ -187,6 +187,7 @@ impl Publisher {
             bad_records,
             set_aside,
         };
+        self.fault_point.reach(Place::Assembling);
         let linking = files.iter().inspect(|_| self.fault_point.reach(Place::Linking));
         assemble(&staging, linking, &manifest, target.spec.durable)?;
         self.fault_point.reach(Place::Assembled);

@@ -109,6 +109,11 @@ impl Driver {
         let Some((target, accepted, publisher, handle)) = self.publishing(job) else { return };
         self.tools.runtime.spawn_blocking(move || {
             let manifest = publisher.assemble(&target, &accepted).map_err(|error| chain(&error));
+            match &manifest {
+                Ok(manifest) => tracing::info!(%job, %manifest, "output put together"),
+                // So it is, too, when the job was cancelled meanwhile and its staging is gone.
+                Err(error) => tracing::warn!(%job, error, "output cannot be put together"),
+            }
             handle.tell(Event::Assembled { job, manifest });
         });
     }

@@ -54,18 +54,29 @@ pub fn assemble<'f>(
 ) -> Result<(), PublishError> {
     let assembled = staging.join("final");
     let mut directories = vec![assembled.clone()];
-    fs::create_dir_all(&assembled).map_err(PublishError::io("create", &assembled))?;
+    create(&assembled)?;
     for (staged, name) in files {
-        let target = assembled.join(inner_name(name)?);
-        let directory = parent_of(&target);
-        if !directories.iter().any(|made| made == directory) {
-            fs::create_dir_all(directory).map_err(PublishError::io("create", directory))?;
-            directories.push(directory.to_owned());
+        let name = inner_name(name)?;
+        let target = assembled.join(name);
+        let above = name.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).map(|above| assembled.join(above));
+        for directory in above.collect::<Vec<_>>().into_iter().rev() {
+            if !directories.contains(&directory) {
+                create(&directory)?;
+                directories.push(directory);
+            }
         }
         link(staged, &target)?;
     }
     write_manifest(&assembled, manifest, durable)?;
     if durable { directories.iter().rev().try_for_each(|directory| sync(directory)) } else { Ok(()) }
+}
+
+/// Makes a directory, but none of those above it: staging that was swept meanwhile does not come back.
+fn create(directory: &Path) -> Result<(), PublishError> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(PublishError::io("create", directory)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a name stays inside the output, and is not the manifest's.

@@ -123,6 +123,25 @@ fn a_claim_that_is_dropped_leaves_no_trace() {
     }
 }
 
+#[test]
+fn staging_that_is_swept_while_an_output_is_put_together_does_not_come_back() {
+    for name in ["part-00000.csv", "_quarantine/records.jsonl"] {
+        for swept_before in [true, false] {
+            let world = World::new();
+            let claim = world.take("a", false).unwrap();
+            let (staging, output) = (claim.staging().to_owned(), claim.output().to_owned());
+            let files = staged(&claim, "new").into_iter().take(1).map(|(path, _)| (path, name.to_owned())).collect::<Vec<_>>();
+            let sweep = || sweep(&staging, &output).unwrap();
+            if swept_before {
+                sweep();
+            }
+            let refused = assemble(&staging, files.iter().inspect(|_| sweep()), &manifest(), false);
+            assert!(matches!(refused, Err(PublishError::Io { .. })), "{refused:?}");
+            assert!(!staging.exists(), "{name}");
+        }
+    }
+}
+
 type Step = fn(&OutputClaim, &[(PathBuf, String)]);
 
 /// The steps of a run, each of which may be its last.
