@@ -5,7 +5,8 @@ use std::path::Path;
 
 use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
-use shardmill_tests::cluster::{Cluster, units_accepted};
+use shardmill_protocol::view::{AttemptState, JobPhase};
+use shardmill_tests::cluster::{Cluster, Process, units_accepted, wait_until};
 pub(super) use shardmill_tests::cluster::{counts, naive};
 use shardmill_tests::gate::Gate;
 use shardmill_tests::{Output, Place, program};
@@ -53,7 +54,7 @@ fn two_workers_reduce_at_the_same_time() {
     // Each attempt stands at one gate at a time; that two are reached at once shows two attempts.
     let mut standing = Vec::new();
     let mut left: Vec<_> = gates;
-    while standing.len() < 2 {
+    wait_until("two attempts stand at gates", || {
         left.retain(|(at, gate)| match gate.is_reached() {
             Some(reached) => {
                 standing.push((*at, reached));
@@ -61,8 +62,8 @@ fn two_workers_reduce_at_the_same_time() {
             }
             None => true,
         });
-        std::thread::yield_now();
-    }
+        standing.len() >= 2
+    });
     drop(standing);
     left.into_iter().for_each(|(_, gate)| gate.open());
     let (_, output) = cluster.success(job);
@@ -81,7 +82,10 @@ fn each_shard_is_mapped_once_when_nothing_fails() {
     let shards = view.status.units[&TaskKind::Map].1;
     assert!(shards >= 50, "{shards}");
     assert_eq!(units_accepted(&view, TaskKind::Map), shards);
-    assert_eq!(view.attempt_count, view.attempts.len() as u64);
+    // No other attempt was ever made: none in vain, and none whose output was lost.
+    assert_eq!(view.attempt_count, view.attempts.len() as u64, "all are shown");
+    assert!(view.attempts.iter().all(|attempt| attempt.state == AttemptState::Accepted), "{view:#?}");
+    assert!(view.lost.is_empty(), "{view:#?}");
     assert_eq!(counts(&output), naive(&text));
 }
 
@@ -105,17 +109,27 @@ fn two_jobs_run_at_once_and_neither_waits_for_the_other() {
 #[test]
 fn the_output_is_final_when_the_first_process_exits() {
     let place = Place::new();
-    let cluster = Cluster::start(&place);
+    let gate = Gate::close(&place, "revealing");
+    let cluster = Cluster::with_once(&place, "--lease 3s", &format!("--stand-at revealing:1:{}", place.path("gates/revealing").display()));
     let _workers = [cluster.worker("one", "--threads 1 --memory 128MiB"), cluster.worker("two", "--threads 1 --memory 128MiB")];
     let input = place.write("in.txt", "a b a\n");
     let output = place.path("out");
     let mut command = cluster.command("submit");
     command.arg("word-count").arg("--input").arg(&input).arg("--output").arg(&output).args(["--format", "json"]);
-    let ended = command.output().unwrap();
-    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    let mut submit = Process::start_with_stdout(command, &place.path("submit.log"), &place.path("summary.json"));
+    // Everything is done but the one step that shows it: nobody is told of an end, and nothing can be seen.
+    let reached = gate.reached();
+    let jobs = cluster.command("jobs").args(["--format", "json"]).output().unwrap();
+    let jobs: serde_json::Value = serde_json::from_slice(&jobs.stdout).unwrap();
+    let job = jobs[0]["job"].as_str().unwrap().parse().unwrap();
+    assert_eq!(cluster.job(job).status.phase, JobPhase::Publishing);
+    assert!(!output.exists() && !submit.has_ended());
+    drop(reached);
+    gate.open();
+    assert_eq!(submit.wait(), Some(0), "{}", submit.told());
     // At once, with all other processes still there: what is visible is whole.
     assert_eq!(counts(&Output::whole(&output)), naive("a b a"));
-    let summary: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&fs::read(place.path("summary.json")).unwrap()).unwrap();
     assert_eq!(summary["output_records"], 2, "{summary}");
     assert_eq!(Path::new(summary["output"].as_str().unwrap()), output);
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use shardmill_protocol::rpc::join::JoinFile;
 use shardmill_protocol::task::TaskKind;
-use shardmill_protocol::view::{AttemptState, AttemptView, WorkerState};
-use shardmill_tests::Place;
-use shardmill_tests::cluster::{units_accepted, wait_until};
+use shardmill_protocol::view::{AttemptState, AttemptView, JobView, WorkerState};
+use shardmill_tests::cluster::{Cluster, units_accepted, wait_until};
+use shardmill_tests::{Job, Output, Place, sales};
 
 use crate::world::{CUT, ONE_THREAD, World, attempt_in, text_with};
 
@@ -15,17 +15,19 @@ use crate::world::{CUT, ONE_THREAD, World, attempt_in, text_with};
 fn killed_at(gate: &str, order: &str, kind: TaskKind) {
     let place = Place::new();
     let world = World::new(&place);
-    let _workers = [world.worker("first")];
+    let worker = world.worker("first");
     let closed = world.gate(gate);
     let text = text_with(&[(60, order)]);
     let job = world.submit(&text, CUT);
     let reached = closed.reached();
     let before = world.cluster.job(job);
     let held = world.running(job, kind);
+    // What was accepted before it stays so.
+    world.cluster.until_journaled();
     world.cluster.restart();
-    // The worker has come back and was told to go on.
-    let adopted = world.cluster.until_attempt(job, "its attempt is adopted", |attempt| attempt.attempt == held.attempt);
-    assert_eq!(adopted.state, AttemptState::Running);
+    // When the worker has come back, it was told to go on.
+    world.cluster.until_worker(worker.id(), WorkerState::Live);
+    assert_eq!(attempt_in(&world.cluster.job(job), &held).state, AttemptState::Running);
     closed.open();
     drop(reached);
     let after = world.succeeds_with(job, &text);
@@ -34,10 +36,17 @@ fn killed_at(gate: &str, order: &str, kind: TaskKind) {
     for attempt in before.attempts.iter().filter(|attempt| attempt.state == AttemptState::Accepted) {
         assert_eq!(attempt_in(&after, attempt).state, AttemptState::Accepted);
     }
-    for kind in [TaskKind::Map, TaskKind::Reduce] {
-        assert_eq!(units_accepted(&after, kind), after.status.units[&kind].1);
+    each_unit_was_done_once(&after);
+}
+
+/// No attempt was made in vain, and those that there were have done everything once.
+fn each_unit_was_done_once(view: &JobView) {
+    assert!(view.attempts.iter().all(|attempt| attempt.state == AttemptState::Accepted), "{view:#?}");
+    assert_eq!(view.attempt_count, view.attempts.len() as u64, "all are shown");
+    for (kind, (_, units)) in &view.status.units {
+        assert_eq!(units_accepted(view, *kind), *units, "{kind:?} of {view:#?}");
     }
-    assert!(after.lost.is_empty(), "{after:#?}");
+    assert!(view.lost.is_empty(), "{view:#?}");
 }
 
 #[test]
@@ -118,4 +127,77 @@ fn a_job_submitted_to_a_coordinator_that_dies_before_there_is_a_worker_is_run() 
     world.cluster.restart();
     let _worker = world.worker("worker");
     world.succeeds_with(job, &text);
+}
+
+#[test]
+fn a_coordinator_killed_while_a_job_is_published_goes_on_and_has_nothing_done_again() {
+    for (place, is_visible) in
+        [("linking:1", false), ("linking:4", false), ("assembled:1", false), ("revealing:1", false), ("revealed:1", true)]
+    {
+        published_through_a_death_at(place, is_visible);
+    }
+}
+
+#[test]
+fn a_coordinator_killed_while_a_job_is_swept_sweeps_on() {
+    published_through_a_death_at("swept:1", true);
+}
+
+fn published_through_a_death_at(fault_point: &str, is_visible: bool) {
+    let place = Place::new();
+    let world = World::with_once(&place, "--lease 3s", &format!("--die-at {fault_point}"));
+    let _workers = [world.worker("first"), world.worker("second")];
+    let gate = world.gate("reduce");
+    let text = text_with(&[(60, "!reduce:gate:reduce")]);
+    let job = world.submit(&text, CUT);
+    let reached = gate.reached();
+    let before = world.cluster.job(job);
+    drop(reached);
+    gate.open();
+    world.cluster.until_dead();
+    assert_eq!(place.path("out/words").exists(), is_visible, "{fault_point}");
+    world.cluster.start_again("");
+    let after = world.succeeds_with(job, &text);
+    // Those of before and those that were running then. Nothing was granted any more.
+    each_unit_was_done_once(&after);
+    assert!(before.attempts.iter().all(|attempt| attempt_in(&after, attempt).state == AttemptState::Accepted));
+    assert!(after.attempts.iter().all(|attempt| attempt.attempt.epoch == before.attempts[0].attempt.epoch), "{fault_point}: {after:#?}");
+}
+
+/// A job whose input has to be surveyed, as quotes in it hide newlines, so that it goes through every kind of task.
+#[test]
+fn a_coordinator_killed_after_any_commit_of_its_journal_goes_on_with_the_workers_that_are_there() {
+    let place = Place::new();
+    let input = place.write("in/sales.csv", sales::delimited(&sales::sales(7, 300, 40), ',', 7));
+    let flags = "--shard-bytes 4KiB --partitions 3";
+    let local = place.path("local");
+    Job::new("sort", &local).input(&input).with(flags).with("--key city,price:desc").run().success();
+    let expected = Output::whole(&local).parts();
+    // The first commit is the epoch's, before anybody is listened to.
+    let deaths = (2..).take_while(|commit| sorts_through_a_death_after(*commit, &input, flags, &expected)).count();
+    assert!(deaths >= 8, "it has died {deaths} times");
+}
+
+/// Returns whether there were so many commits.
+fn sorts_through_a_death_after(commit: usize, input: &Path, flags: &str, expected: &[Vec<u8>]) -> bool {
+    let place = Place::new();
+    let cluster = Cluster::start(&place);
+    let arguments: Vec<&str> = ["--input", input.to_str().unwrap()]
+        .into_iter()
+        .chain(flags.split_whitespace())
+        .chain(["--", "--key", "city,price:desc"])
+        .collect();
+    let job = cluster.submit(Path::new("sort"), &place.path("out"), &arguments);
+    cluster.coordinator_mut().kill();
+    cluster.start_again(&format!("--die-at after-commit:{commit}"));
+    let _workers = [cluster.launch("first", ONE_THREAD), cluster.launch("second", ONE_THREAD)];
+    let has_died = cluster.dies_before_the_end_of(job);
+    if has_died {
+        cluster.start_again("");
+    }
+    let (view, output) = cluster.success(job);
+    assert!(output.parts() == expected, "killed after commit {commit}: {view:#?}");
+    assert!(view.status.units.contains_key(&TaskKind::Survey) && view.status.units[&TaskKind::Map].1 >= 5, "{view:#?}");
+    each_unit_was_done_once(&view);
+    has_died
 }

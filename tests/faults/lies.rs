@@ -1,11 +1,10 @@
 //! Jobs that are not what they should be.
 
-use shardmill_protocol::task::TaskKind;
-use shardmill_protocol::view::{AttemptState, JobPhase};
+use shardmill_protocol::view::JobPhase;
 use shardmill_tests::Place;
 use shardmill_tests::gate::Gate;
 
-use crate::world::{World, text_with};
+use crate::world::{World, text_with, until_one_is_reduced};
 
 #[test]
 fn a_job_that_is_not_deterministic_fails_when_a_range_is_mapped_again() {
@@ -18,19 +17,7 @@ fn a_job_that_is_not_deterministic_fails_when_a_range_is_mapped_again() {
     orders.push((3, "!map:differ"));
     let mut first = world.worker("first");
     let job = world.submit(&text_with(&orders), "--shard-bytes 64 --partitions 30");
-    let mut left = gates;
-    while !world
-        .cluster
-        .job(job)
-        .attempts
-        .iter()
-        .any(|attempt| attempt.task.kind() == TaskKind::Reduce && attempt.state == AttemptState::Accepted)
-    {
-        if let Some(at) = left.iter().position(|gate| gate.is_reached().is_some()) {
-            left.remove(at).open();
-        }
-        std::thread::yield_now();
-    }
+    let (_, left) = until_one_is_reduced(&world, job, gates);
     let _second = world.worker("second");
     first.process().kill();
     left.into_iter().for_each(Gate::open);

@@ -1,10 +1,15 @@
 //! Workers that are killed or stopped.
 
+use std::path::PathBuf;
+
+use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
-use shardmill_protocol::view::{AttemptState, WorkerState};
+use shardmill_protocol::view::{AttemptState, AttemptView, JobView, WorkerState};
+use shardmill_tests::cluster::{Worker, units_accepted, wait_until};
+use shardmill_tests::gate::Gate;
 use shardmill_tests::{Place, names_in};
 
-use crate::world::{CUT, ONE_THREAD, World, attempt_in, fault_of, text_with};
+use crate::world::{CUT, ONE_THREAD, World, attempt_in, fault_of, text_with, until_one_is_reduced};
 
 #[test]
 fn a_worker_killed_while_mapping_costs_its_range_a_second_try_and_nothing_else() {
@@ -94,23 +99,10 @@ fn parts_of_a_worker_killed_after_reporting_stay_and_are_not_made_again() {
     let text = text_with(&orders);
     let mut first = world.worker("first");
     let job = world.submit(&text, "--shard-bytes 64 --partitions 30");
-    let mut left: Vec<_> = gates.into_iter().collect();
-    let accepted = loop {
-        let view = world.cluster.job(job);
-        let accepted =
-            view.attempts.iter().find(|attempt| attempt.task.kind() == TaskKind::Reduce && attempt.state == AttemptState::Accepted);
-        if let Some(accepted) = accepted {
-            break accepted.clone();
-        }
-        assert!(!left.is_empty(), "no reduce task was accepted before the last gate: {view:#?}");
-        if let Some(at) = left.iter().position(|gate| gate.is_reached().is_some()) {
-            left.remove(at).open();
-        }
-        std::thread::yield_now();
-    };
+    let (accepted, left) = until_one_is_reduced(&world, job, gates.into());
     let _second = world.worker("second");
     first.process().kill();
-    left.into_iter().for_each(shardmill_tests::gate::Gate::open);
+    left.into_iter().for_each(Gate::open);
     let view = world.succeeds_with(job, &text);
     assert_eq!(attempt_in(&view, &accepted).state, AttemptState::Accepted);
     let again = view.attempts.iter().filter(|attempt| {
@@ -124,8 +116,8 @@ fn parts_of_a_worker_killed_after_reporting_stay_and_are_not_made_again() {
 fn a_worker_stopped_past_its_lease_and_continued_reports_in_vain_and_leaves_no_trace() {
     let place = Place::new();
     let world = World::new(&place);
-    let gate = world.gate("map");
-    let text = text_with(&[(60, "!map:gate:map")]);
+    let (gate, reduce) = (world.gate("map"), world.gate("reduce"));
+    let text = text_with(&[(60, "!map:gate:map"), (90, "!reduce:gate:reduce")]);
     let mut first = world.worker("first");
     let job = world.submit(&text, CUT);
     let reached = gate.reached();
@@ -136,18 +128,26 @@ fn a_worker_stopped_past_its_lease_and_continued_reports_in_vain_and_leaves_no_t
     // Its job process was not stopped: it goes through the gate and seals, and the worker will find that when it wakes up.
     gate.open();
     drop(reached);
-    let view = world.succeeds_with(job, &text);
-    assert_eq!((attempt_in(&view, &hit).state, fault_of(&view, &hit)), (AttemptState::Ended, Some("worker lost")));
-    let manifest = std::fs::read(place.path("out/words/_SUCCESS")).unwrap();
+    // Everything was mapped by the other one meanwhile, and the job goes on.
+    let at_reduce = reduce.reached();
+    // What it has staged is swept with the job.
+    let [kept, _] = directories_of(&place, &first, &hit);
+    assert!(kept.is_dir());
     first.process().signal(libc::SIGCONT);
     world.cluster.until_worker(first.id(), WorkerState::Live);
-    shardmill_tests::cluster::wait_until("its attempts are gone", || {
+    wait_until("its files are gone", || !kept.exists());
+    let gone = |view: &JobView| {
+        assert_eq!((attempt_in(view, &hit).state, fault_of(view, &hit)), (AttemptState::Ended, Some("worker lost")));
+        assert!(units_accepted(view, TaskKind::Map) == view.status.units[&TaskKind::Map].1, "each shard counts once: {view:#?}");
+    };
+    gone(&world.cluster.job(job));
+    reduce.open();
+    drop(at_reduce);
+    gone(&world.succeeds_with(job, &text));
+    wait_until("nothing of the job is left", || {
         let jobs = first.directory().join("jobs");
         !jobs.is_dir() || names_in(&jobs).is_empty()
     });
-    assert_eq!(std::fs::read(place.path("out/words/_SUCCESS")).unwrap(), manifest);
-    assert_eq!(attempt_in(&world.cluster.job(job), &hit).state, AttemptState::Ended);
-    world.nothing_is_left(&["words"]);
 }
 
 #[test]
@@ -190,6 +190,112 @@ fn a_worker_that_hangs_is_overtaken_by_a_backup_attempt() {
     assert!(view.phases.iter().all(|phase| phase.charges.is_empty()), "{view:#?}");
 }
 
+/// Where an attempt's files lie: on its worker, and beside the output.
+fn directories_of(place: &Place, worker: &Worker, attempt: &AttemptView) -> [PathBuf; 2] {
+    let (job, attempt) = (attempt.attempt.job, attempt.attempt.directory());
+    let staging = place.path("out").join(format!(".words.shardmill-{job}"));
+    [worker.directory().join("jobs").join(job.to_string()).join(&attempt), staging.join("attempts").join(&attempt)]
+}
+
+/// A line a shard, the last ones with gates at which the first process that comes by stands alone; the first eight of those are the task
+/// that it has then, with most of the phase behind it and the rest still to be granted.
+fn slow_text(last: &str) -> String {
+    let line = |at: usize| match at {
+        48..56 => format!("word !map:slow:s{at}"),
+        63 => format!("word {last}"),
+        _ => format!("word w{}", at % 7),
+    };
+    (0..64).map(|at| format!("{:<63}\n", line(at))).collect()
+}
+
+/// Waits until the only attempt that runs is so old that it is late by any measure, as the coordinator counts: it is at a fourth of
+/// what a task before it was, and has taken twice as long.
+fn until_late(world: &World<'_>, job: JobId) -> AttemptView {
+    let is_map = |attempt: &&AttemptView| attempt.task.kind() == TaskKind::Map;
+    let longest = |view: &JobView| {
+        view.attempts.iter().filter(is_map).filter(|map| map.state == AttemptState::Accepted).map(|map| map.elapsed_ms).max()
+    };
+    let mut late = None;
+    wait_until("the attempt is late", || {
+        let view = world.cluster.job(job);
+        let longest = longest(&view).unwrap();
+        late = view.attempts.iter().find(|map| map.state == AttemptState::Running && map.elapsed_ms > 2 * longest + 10).cloned();
+        late.is_some()
+    });
+    late.unwrap()
+}
+
+/// The attempts at one task: the one that was late, and the one that won.
+fn overtaken(view: &JobView, late: &AttemptView) -> AttemptView {
+    let lost = attempt_in(view, late);
+    assert_eq!((lost.state, fault_of(view, late)), (AttemptState::Ended, Some("lost race")));
+    let won: Vec<_> = view.attempts.iter().filter(|attempt| attempt.task == late.task && attempt.attempt != late.attempt).collect();
+    assert!(won.len() == 1 && won[0].backup && won[0].worker != late.worker, "{won:#?}");
+    assert_eq!(won[0].state, AttemptState::Accepted);
+    assert!(view.phases.iter().all(|phase| phase.charges.is_empty()) && view.status.retries == 0, "nobody is to blame: {view:#?}");
+    won[0].clone()
+}
+
+#[test]
+fn a_slow_worker_is_overtaken_by_a_backup_attempt_though_it_moves() {
+    let place = Place::new();
+    // Heard of all the time, so that nothing else can be the reason.
+    let world = World::with(&place, "--lease 60s --heartbeat 20ms --backup-after 1ms");
+    let mut gates: Vec<_> = (48..56).map(|at| world.gate(&format!("s{at}"))).collect();
+    let text = slow_text("");
+    let slow = world.worker("slow");
+    let job = world.submit(&text, "--shard-bytes 64 --partitions 3");
+    let mut standing = gates[0].reached();
+    let hit = world.running(job, TaskKind::Map);
+    // It takes a step, and another one, and comes nowhere near its end.
+    for steps in 1..3 {
+        gates.remove(0).open();
+        drop(standing);
+        standing = gates[0].reached();
+        let moved = |attempt: &AttemptView| attempt.attempt == hit.attempt && attempt.progress.bytes >= steps * 64;
+        world.cluster.until_attempt(job, "it has moved", moved);
+    }
+    let late = until_late(&world, job);
+    assert_eq!((late.attempt, late.worker), (hit.attempt, slow.id()));
+    assert!(0 < late.progress.bytes && late.progress.bytes * 2 < late.bytes, "{late:#?}");
+    let _quick = world.worker("quick");
+    let won = world.cluster.until_attempt(job, "the backup has won", |attempt| attempt.backup && attempt.state == AttemptState::Accepted);
+    drop(standing);
+    gates.into_iter().for_each(Gate::open);
+    let view = world.succeeds_with(job, &text);
+    assert_eq!(overtaken(&view, &hit).attempt, won.attempt);
+}
+
+#[test]
+fn the_late_report_of_a_slow_worker_is_refused_and_leaves_no_trace() {
+    let place = Place::new();
+    let world = World::with(&place, "--lease 600s --heartbeat 20ms --backup-after 1ms");
+    let (gate, reduce) = (world.gate("s48"), world.gate("reduce"));
+    let text = slow_text("!reduce:gate:reduce");
+    let (mut slow, line) = world.cluster.worker_on_a_line("slow", ONE_THREAD);
+    let job = world.submit(&text, "--shard-bytes 64 --partitions 3");
+    let standing = gate.reached();
+    let late = until_late(&world, job);
+    // Whoever is overtaken learns of it with the answer to a heartbeat. Here its report is to come first.
+    line.keep_answers_to_heartbeats();
+    let _quick = world.worker("quick");
+    // The other one has done all of the rest, and reduces by now.
+    let at_reduce = reduce.reached();
+    let won = overtaken(&world.cluster.job(job), &late);
+    assert!(!slow.process().told().contains("report rejected"));
+    let [kept, staged] = directories_of(&place, &slow, &late);
+    assert!(kept.is_dir(), "it is still at work");
+    gate.open();
+    drop(standing);
+    wait_until("its report is refused", || slow.process().told().contains("report rejected"));
+    wait_until("its files are gone", || !kept.exists() && !staged.exists());
+    assert_eq!(overtaken(&world.cluster.job(job), &late).attempt, won.attempt);
+    reduce.open();
+    drop(at_reduce);
+    let view = world.succeeds_with(job, &text);
+    assert_eq!(overtaken(&view, &late).attempt, won.attempt);
+}
+
 #[test]
 fn a_shard_that_takes_three_workers_with_it_ends_the_job_and_not_the_cluster() {
     let place = Place::new();
@@ -205,7 +311,7 @@ fn a_shard_that_takes_three_workers_with_it_ends_the_job_and_not_the_cluster() {
     };
     for at in 1..3 {
         let mut worker = world.cluster.worker(&format!("worker-{at}"), ONE_THREAD);
-        let standing = |attempt: &shardmill_protocol::view::AttemptView| {
+        let standing = |attempt: &AttemptView| {
             attempt.worker == worker.id() && attempt.task.kind() == TaskKind::Map && attempt.state == AttemptState::Running
         };
         world.cluster.until_attempt(job, "the next worker has a map task", standing);

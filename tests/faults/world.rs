@@ -1,8 +1,6 @@
 //! A place, a cluster on it, and jobs of the probe.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
 
 use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
@@ -27,9 +25,14 @@ impl<'p> World<'p> {
     }
 
     pub(crate) fn with(place: &'p Place, flags: &str) -> Self {
+        Self::with_once(place, flags, "")
+    }
+
+    /// With further flags for the coordinator, which it has no more when it is started again.
+    pub(crate) fn with_once(place: &'p Place, flags: &str, once: &str) -> Self {
         fs::create_dir_all(place.path("gates")).unwrap();
         fs::create_dir_all(place.path("out")).unwrap();
-        Self { place, cluster: Cluster::with(place, flags) }
+        Self { place, cluster: Cluster::with_once(place, flags, once) }
     }
 
     pub(crate) fn worker(&self, name: &str) -> Worker {
@@ -73,6 +76,22 @@ impl<'p> World<'p> {
     }
 }
 
+/// Opens gates in reduce, each when it is reached, until a reduce task is accepted. Returns that and the gates that are left.
+pub(crate) fn until_one_is_reduced(world: &World<'_>, job: JobId, mut gates: Vec<Gate>) -> (AttemptView, Vec<Gate>) {
+    let mut accepted = None;
+    wait_until("a reduce task is accepted", || {
+        let view = world.cluster.job(job);
+        let mut reduced = view.attempts.iter().filter(|attempt| attempt.task.kind() == TaskKind::Reduce);
+        accepted = reduced.find(|attempt| attempt.state == AttemptState::Accepted).cloned();
+        assert!(accepted.is_some() || !gates.is_empty(), "none is accepted before the last gate: {view:#?}");
+        if let Some(at) = gates.iter().position(|gate| gate.is_reached().is_some()).filter(|_| accepted.is_none()) {
+            gates.remove(at).open();
+        }
+        accepted.is_some()
+    });
+    (accepted.unwrap(), gates)
+}
+
 /// The attempt as it stands in a view.
 pub(crate) fn attempt_in<'v>(view: &'v JobView, attempt: &AttemptView) -> &'v AttemptView {
     view.attempts.iter().find(|other| other.attempt == attempt.attempt).unwrap_or_else(|| panic!("{view:#?}"))
@@ -95,10 +114,3 @@ pub(crate) fn text_with(orders: &[(usize, &str)]) -> String {
 
 /// Small shards, several partitions.
 pub(crate) const CUT: &str = "--shard-bytes 64 --partitions 5";
-
-/// Processes of this executable that live, by the names in `/proc`.
-pub(crate) fn processes_of(executable: &Path) -> Vec<u32> {
-    let is_one = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.file_name() == executable.file_name());
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| OsStr::to_str(&entry.file_name())?.parse().ok());
-    pids.filter(is_one).collect()
-}

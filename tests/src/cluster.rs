@@ -15,14 +15,19 @@ use shardmill_protocol::view::{AttemptState, AttemptView, JobStatus, JobView, Wo
 use shardmill_protocol::{JobId, WorkerId};
 use tokio::runtime::Runtime;
 
+use crate::line::Line;
 use crate::output::Output;
 use crate::place::Place;
 use crate::programs::program;
 
-/// Changes of a job that are looked at before a test gives up.
-const CHANGES: usize = 100_000;
+/// Changes of a job that are looked at before a test gives up: minutes, as every heartbeat of a worker that is at it makes one.
+const CHANGES: usize = 3_000;
+/// Long polls without a change before a test gives up.
+const POLLS_IN_VAIN: usize = 5;
 /// How often something that nobody tells of is looked at before a test gives up: minutes, with a yield in between.
 const LOOKS: usize = 20_000_000;
+/// The same where each look is a call.
+const CALLS: usize = 500_000;
 /// How long a call may take.
 const CALL: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -32,6 +37,7 @@ pub struct Cluster<'p> {
     runtime: Runtime,
     coordinator: RefCell<Process>,
     connection: RefCell<Connection>,
+    /// Flags of every start after the first.
     flags: Vec<String>,
 }
 
@@ -43,9 +49,15 @@ impl<'p> Cluster<'p> {
 
     /// Starts a coordinator with flags of the test's choice.
     pub fn with(place: &'p Place, flags: &str) -> Self {
+        Self::with_once(place, flags, "")
+    }
+
+    /// Starts a coordinator with flags of the test's choice, and further ones that it has no more when it is started again.
+    pub fn with_once(place: &'p Place, flags: &str, once: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
-        let (coordinator, connection) = serve(place, &flags, &runtime);
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let flags = words(flags);
+        let (coordinator, connection) = serve(place, &[flags.clone(), words(once)].concat(), &runtime);
         Self { place, runtime, coordinator: coordinator.into(), connection: connection.into(), flags }
     }
 
@@ -59,6 +71,11 @@ impl<'p> Cluster<'p> {
         self.coordinator.borrow()
     }
 
+    /// The same, to be killed.
+    pub fn coordinator_mut(&self) -> std::cell::RefMut<'_, Process> {
+        self.coordinator.borrow_mut()
+    }
+
     /// Kills the coordinator as it stands. Until it is started again, nothing can be asked of it.
     pub fn kill(&self) {
         self.coordinator.borrow_mut().kill();
@@ -69,24 +86,58 @@ impl<'p> Cluster<'p> {
         if !self.coordinator.borrow_mut().has_ended() {
             self.kill();
         }
-        let (coordinator, connection) = serve(self.place, &self.flags, &self.runtime);
+        self.start_again("");
+    }
+
+    /// Waits until the coordinator is dead, as its fault point wanted it.
+    pub fn until_dead(&self) {
+        let code = self.coordinator.borrow_mut().wait();
+        assert_eq!(code, None, "it was to be killed, and ended by itself: {}", self.coordinator().told());
+    }
+
+    /// Starts a coordinator again that is dead, with flags besides the usual ones.
+    pub fn start_again(&self, once: &str) {
+        let once = once.split_whitespace().map(str::to_owned).collect();
+        let (coordinator, connection) = serve(self.place, &[self.flags.clone(), once].concat(), &self.runtime);
         self.coordinator.replace(coordinator);
         self.connection.replace(connection);
     }
 
+    /// Starts a worker with a directory of its own, called `name`, and does not wait for it.
+    pub fn launch(&self, name: &str, flags: &str) -> Worker {
+        self.launch_with(&self.state().join("worker.join"), name, flags, |_| {})
+    }
+
+    fn launch_with(&self, join: &Path, name: &str, flags: &str, change: impl FnOnce(&mut Command)) -> Worker {
+        let directory = self.place.path(name);
+        let mut command = Command::new(program("worker"));
+        command.arg("--join").arg(join).arg("--dir").arg(&directory).args(flags.split_whitespace());
+        change(&mut command);
+        let process = Process::start(command, &self.place.path(&format!("{name}.log")));
+        Worker { process, directory, id: None }
+    }
+
     /// Starts a worker with a directory of its own, called `name`, and waits until it is registered.
     pub fn worker(&self, name: &str, flags: &str) -> Worker {
-        self.worker_with(name, flags, |_| {})
+        self.registered(self.launch(name, flags))
     }
 
     /// The same, of a command that the test has changed before it is started.
     pub fn worker_with(&self, name: &str, flags: &str, change: impl FnOnce(&mut Command)) -> Worker {
-        let directory = self.place.path(name);
-        let mut command = Command::new(program("worker"));
-        command.arg("--join").arg(self.state().join("worker.join")).arg("--dir").arg(&directory).args(flags.split_whitespace());
-        change(&mut command);
-        let process = Process::start(command, &self.place.path(&format!("{name}.log")));
-        let mut worker = Worker { process, directory, id: None };
+        self.registered(self.launch_with(&self.state().join("worker.join"), name, flags, change))
+    }
+
+    /// The same, with a line between the two that the test has a hand on.
+    pub fn worker_on_a_line(&self, name: &str, flags: &str) -> (Worker, Line) {
+        let mut join = JoinFile::read(&self.state().join("worker.join")).unwrap();
+        let line = Line::to(&join.address);
+        join.address = line.address().to_owned();
+        let path = self.place.path(&format!("{name}.join"));
+        join.write(&path).unwrap();
+        (self.registered(self.launch_with(&path, name, flags, |_| {})), line)
+    }
+
+    fn registered(&self, mut worker: Worker) -> Worker {
         for _ in 0..LOOKS {
             assert!(!worker.process.has_ended(), "the worker ended: {}", worker.process.told());
             let id = fs::read_to_string(worker.directory.join("id")).ok().and_then(|id| id.trim().parse::<WorkerId>().ok());
@@ -122,22 +173,30 @@ impl<'p> Cluster<'p> {
     /// # Panics
     /// If the job ends before in another way.
     pub fn until(&self, job: JobId, what: &str, is_wanted: impl Fn(&JobStatus) -> bool) -> JobStatus {
-        let mut seen = 0;
-        for _ in 0..CHANGES {
+        let (mut seen, mut changes, mut in_vain, mut looks) = (0, 0, 0, 0);
+        loop {
             let connection = self.connection.borrow().clone();
             let status = self.runtime.block_on(connection.client.watch(long_poll(), job, seen)).unwrap().unwrap();
             if is_wanted(&status) {
                 return status;
             }
             assert!(!status.is_swept, "the job ended before {what}: {status:#?}");
+            let count = match (status.phase.is_final(), status.version == seen) {
+                // That of a job that has ended is told at once, seen or not.
+                (true, _) => &mut looks,
+                (false, true) => &mut in_vain,
+                (false, false) => &mut changes,
+            };
+            *count += 1;
+            let is_in_vain = looks == CALLS || in_vain == POLLS_IN_VAIN || changes == CHANGES;
+            assert!(!is_in_vain, "waited in vain for {what}: {:#?}", self.job(job));
             seen = status.version;
         }
-        panic!("waited in vain for {what}");
     }
 
     /// Waits until one of a job's attempts is as wanted.
     pub fn until_attempt(&self, job: JobId, what: &str, is_wanted: impl Fn(&AttemptView) -> bool) -> AttemptView {
-        let mut seen = 0;
+        let (mut seen, mut in_vain) = (0, 0);
         for _ in 0..CHANGES {
             let view = self.job(job);
             if let Some(attempt) = view.attempts.iter().find(|attempt| is_wanted(attempt)) {
@@ -147,12 +206,14 @@ impl<'p> Cluster<'p> {
             if seen >= view.status.version {
                 let connection = self.connection.borrow().clone();
                 let status = self.runtime.block_on(connection.client.watch(long_poll(), job, seen)).unwrap().unwrap();
+                in_vain += usize::from(seen == status.version);
+                assert!(in_vain < POLLS_IN_VAIN, "waited in vain for {what}: {view:#?}");
                 seen = status.version;
             } else {
                 seen = view.status.version;
             }
         }
-        panic!("waited in vain for {what}");
+        panic!("waited in vain for {what}: {:#?}", self.job(job));
     }
 
     /// Waits for a job's end, which must be a good one; the output is what its manifest says, and nothing is left beside it.
@@ -165,6 +226,30 @@ impl<'p> Cluster<'p> {
     /// Waits for a job's end, whichever it is, and until nothing is left of it but its output.
     pub fn end(&self, job: JobId) -> JobStatus {
         self.until(job, "its end", |status| status.is_swept)
+    }
+
+    /// Waits until the coordinator is dead, or a job has ended and nothing is left of it. Returns whether it is dead.
+    pub fn dies_before_the_end_of(&self, job: JobId) -> bool {
+        for _ in 0..CALLS {
+            if self.coordinator.borrow_mut().has_ended() {
+                return true;
+            }
+            let connection = self.connection.borrow().clone();
+            // Its end is told when it comes, and whatever happens before is not. Without an answer there is nobody to give it.
+            match self.runtime.block_on(connection.client.watch(long_poll(), job, u64::MAX)) {
+                Ok(status) if status.as_ref().unwrap().is_swept => return false,
+                Ok(_) | Err(_) => std::thread::yield_now(),
+            }
+        }
+        panic!("neither happens: {}", self.coordinator().told());
+    }
+
+    /// Waits until all that has happened so far is on the coordinator's disk.
+    pub fn until_journaled(&self) {
+        let connection = self.connection.borrow().clone();
+        // No answer overtakes the facts before it, be it that nobody knows such a job.
+        let answer = self.runtime.block_on(connection.client.cancel(within(CALL), JobId(0))).unwrap();
+        assert!(answer.is_err(), "{answer:?}");
     }
 
     /// A job in full.
@@ -181,7 +266,7 @@ impl<'p> Cluster<'p> {
 
     /// Waits until a worker's state is as wanted.
     pub fn until_worker(&self, worker: WorkerId, state: WorkerState) {
-        for _ in 0..LOOKS {
+        for _ in 0..CALLS {
             if self.workers().iter().any(|view| view.worker == worker && view.state == state) {
                 return;
             }
@@ -246,9 +331,14 @@ pub struct Process {
 
 impl Process {
     /// Starts a command whose output is appended to a file.
-    pub fn start(mut command: Command, log: &Path) -> Self {
-        let file = File::options().create(true).append(true).open(log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+    pub fn start(command: Command, log: &Path) -> Self {
+        Self::start_with_stdout(command, log, log)
+    }
+
+    /// Starts a command whose stderr and stdout are appended to a file each.
+    pub fn start_with_stdout(mut command: Command, log: &Path, stdout: &Path) -> Self {
+        let file = |path: &Path| File::options().create(true).append(true).open(path).unwrap();
+        command.stdin(Stdio::null()).stdout(file(stdout)).stderr(file(log));
         let child = command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
         Self { child, log: log.to_owned(), is_over: false }
     }
@@ -272,10 +362,18 @@ impl Process {
     }
 
     /// Waits for its end; the answer is its exit code, if it was not killed.
+    ///
+    /// # Panics
+    /// If it does not end for minutes.
     pub fn wait(&mut self) -> Option<i32> {
-        let status = self.child.wait().unwrap();
-        self.is_over = true;
-        status.code()
+        // Such a look costs next to nothing.
+        for _ in 0..10 * LOOKS {
+            if self.has_ended() {
+                return self.child.wait().unwrap().code();
+            }
+            std::thread::yield_now();
+        }
+        panic!("it does not end: {}", self.told());
     }
 
     /// Whether it has ended.

@@ -9,6 +9,8 @@
 //!
 //! The gate called `bind` stands where a process is told what the input looks like, which happens while a job is planned.
 //!
+//! `slow` has a gate, too, at which only one process stands: the first of all that meets such an order is slow for the rest of its life.
+//!
 //! `gate` is the action that tests wait with. It always has a NAME, and every attempt obeys it: while `DIR/NAME` is a FIFO, the attempt
 //! stands still until somebody has opened it to write and closed it. Opening a FIFO waits for the other side, so the test knows that
 //! the attempt has come to this place, and nobody sleeps. Where there is no such file the gate is open.
@@ -75,6 +77,11 @@ impl Probe {
         eprintln!("obeying {word}");
         match (action, name) {
             ("gate", Some(name)) => pass(&directory.join(name))?,
+            ("slow", Some(name)) => {
+                if is_slow(&directory.join("slow"))? {
+                    pass(&directory.join(name))?;
+                }
+            }
             (_, Some(name)) if !is_first(&directory.join(name))? => {}
             ("fail", _) => return Err("it was told to".into()),
             ("panic", _) => panic!("it was told to"),
@@ -111,6 +118,16 @@ fn is_first(mark: &Path) -> io::Result<bool> {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether this is the process that came by this mark first.
+fn is_slow(mark: &Path) -> io::Result<bool> {
+    let me = PathBuf::from(std::process::id().to_string());
+    // A link is made with what it says in one step.
+    match std::os::unix::fs::symlink(&me, mark) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(std::fs::read_link(mark)? == me),
+        made => made.map(|()| true),
     }
 }
 
