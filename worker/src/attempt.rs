@@ -126,10 +126,7 @@ impl Attempt<'_> {
             let slots = directory.join(slots::FILE_NAME);
             Slots::create(&slots, threads).map_err(|error| disk::fault(&slots, &error))?;
             let staged = stage(&setup, attempt).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Fault::DiskFailed {
-                    path: setup.staging.clone(),
-                    cause: "it is not seen by this worker, and coordinator and workers must share it".to_owned(),
-                },
+                io::ErrorKind::NotFound => Fault::OutputUnseen { path: setup.staging.clone() },
                 _ => disk::fault(&setup.staging, &error),
             })?;
             Ok((directory, staged))

@@ -274,6 +274,13 @@ pub enum Fault {
     /// Another attempt at the same task was accepted first.
     #[error("another attempt was faster")]
     LostRace,
+    /// The worker does not see the directory beside the output in which that is made.
+    #[error("cannot see {}: coordinator and workers must share the directory of the output", path.display())]
+    OutputUnseen {
+        /// The directory.
+        #[serde(with = "crate::paths")]
+        path: PathBuf,
+    },
 }
 
 /// To whom a fault is charged.
@@ -303,7 +310,11 @@ impl Fault {
             | Self::Stalled { .. }
             | Self::ExitedWithoutResult { .. }
             | Self::ProtocolBroken { .. } => Charge::Units,
-            Self::DiskFull { .. } | Self::DiskFailed { .. } | Self::SpawnFailed { .. } | Self::ArtifactDamaged => Charge::Worker,
+            Self::DiskFull { .. }
+            | Self::DiskFailed { .. }
+            | Self::SpawnFailed { .. }
+            | Self::ArtifactDamaged
+            | Self::OutputUnseen { .. } => Charge::Worker,
             Self::ServedBadData { output, .. } => Charge::Holder(*output),
             Self::FetchFailed { .. } | Self::OutputLost { .. } => Charge::Nobody,
             Self::WorkerLost | Self::Cancelled | Self::Drained | Self::LostRace => Charge::Nobody,
@@ -337,6 +348,7 @@ impl Fault {
             Self::Cancelled => "cancelled",
             Self::Drained => "drained",
             Self::LostRace => "lost race",
+            Self::OutputUnseen { .. } => "output unseen",
         }
     }
 }

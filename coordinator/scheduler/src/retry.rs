@@ -138,6 +138,7 @@ impl Scheduler {
                 self.count_failure(attempt, live, failure, terms);
             }
             Charged::Job => self.end_with_attempt(attempt, &live, failure),
+            Charged::Worker if matches!(failure.fault, Fault::OutputUnseen { .. }) => self.unseen(attempt, live, failure, tried),
             Charged::Units => self.charge_units(attempt, live, failure, tried),
             Charged::Worker => {
                 self.charge_worker(id, live.worker, attempt);
@@ -168,6 +169,21 @@ impl Scheduler {
     /// come back for it when its own pause is over: just then the piece would have waited long enough, too.
     fn elsewhere(&self, worker: WorkerId, tried: Terms) -> Terms {
         Terms { ready_at: Tick::default(), avoid: Some((worker, Tick(self.now.0 + self.config.lease))), ..tried }
+    }
+
+    /// A worker does not see the directory of the output. Others go on, and the job's budget is not touched, however many such workers
+    /// there are. Where nobody sees it, that is how the job was submitted if nothing of it is done yet, and it ends; later, those
+    /// who saw it may come back.
+    fn unseen(&mut self, attempt: AttemptId, live: Live, failure: Failure, tried: Terms) {
+        let id = attempt.job;
+        if self.unseen_only_there(id, live.worker) {
+            self.requeue(id, &live.task, live.terms.clone());
+        } else if self.jobs[&id].accepted_count() == 0 {
+            self.end_with_attempt(attempt, &live, failure);
+        } else {
+            self.charge_worker(id, live.worker, attempt);
+            self.count_failure(attempt, live, failure, tried);
+        }
     }
 
     /// A failure counts against the job's budget, though no unit is charged.

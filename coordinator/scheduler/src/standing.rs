@@ -15,6 +15,8 @@ pub(crate) struct Standing {
     pub(crate) until: Tick,
     /// It gets nothing at all.
     pub(crate) out: bool,
+    /// It did not see the directory of the output when it last needed it.
+    pub(crate) blind: bool,
 }
 
 impl Scheduler {
@@ -35,6 +37,20 @@ impl Scheduler {
             standing.out = true;
             self.outbox.notice(Notice::LeftOut(id, worker));
         }
+    }
+
+    /// Notes that a worker does not see the directory of a job's output; returns whether another one may. Then this one is asked again
+    /// as late as can be: that it sees it by then takes somebody who looks after its machine.
+    pub(crate) fn unseen_only_there(&mut self, id: JobId, worker: WorkerId) -> bool {
+        let until = Tick(self.now.0 + self.config.longest_backoff);
+        let job = self.jobs.get_mut(&id).expect("an attempt of it has failed");
+        job.standings.entry(worker).or_default().blind = true;
+        let is_blind = |worker: &WorkerId| job.standings.get(worker).is_some_and(|standing| standing.blind);
+        let others = self.fleet.sessions.values().any(|session| !is_blind(&session.worker));
+        if others {
+            job.standings.entry(worker).or_default().until = until;
+        }
+        others
     }
 
     /// Workers have gone: those of them that were left out are forgotten, and if too many of the rest are left out, all are let in again.

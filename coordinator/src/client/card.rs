@@ -74,6 +74,7 @@ fn next_step(fault: &Fault) -> Option<&'static str> {
         Fault::BadRecord(_) => Some("--max-bad-records N sets up to N such records aside, in _quarantine/ beside the parts"),
         Fault::OutOfMemory { .. } => Some("give workers more --memory, or fewer --threads"),
         Fault::InputChanged { .. } => Some("nothing was written; run it again on an input that stays as it is"),
+        Fault::OutputUnseen { .. } => Some("let the worker's machine see it at the same path, or choose an output that it sees"),
         Fault::DiskFull { .. } => Some("make room on the workers' disks, or give them another --dir"),
         Fault::OutputLost { damaged: true, .. } => {
             Some("if it is one worker every time, drain it, as its disk or memory is bad; if not, look at the network between them")

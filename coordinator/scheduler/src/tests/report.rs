@@ -311,6 +311,54 @@ fn an_input_that_one_worker_does_not_see_is_its_fault_and_one_that_two_do_not_se
 }
 
 #[test]
+fn a_worker_that_does_not_see_the_output_is_left_alone_and_costs_the_job_nothing() {
+    let unseen = || -> Failure { Fault::OutputUnseen { path: PathBuf::from("/staging") }.into() };
+    let mut world = World::new();
+    let (one, two) = (world.join(1, 1), world.join(2, 1));
+    world.planned_job(1, one, 8, 1);
+    // More often than any budget allows.
+    for _ in 0..30 {
+        let grant = world.grant(two).unwrap();
+        world.fail(&grant, unseen());
+        assert_eq!(world.grant(two), None, "it is left alone for a while");
+        for _ in 0..30 {
+            world.pass(1000);
+            world.beat(one, &[]);
+            world.beat(two, &[]);
+        }
+    }
+    assert_eq!((ending(&world, 1).as_str(), charges(&world, 1)), ("", vec![]));
+    let grant = world.grant(one).unwrap();
+    assert!(matches!(grant.task, Task::Map(_)), "others go on, at once");
+}
+
+#[test]
+fn a_job_whose_output_no_worker_sees_ends_at_its_start_and_later_only_when_its_budget_is_used_up() {
+    let unseen = || -> Failure { Fault::OutputUnseen { path: PathBuf::from("/staging") }.into() };
+    let mut world = World::new();
+    let (one, two) = (world.join(1, 1), world.join(2, 1));
+    world.submit(1);
+    for (session, wanted) in [(one, ""), (two, "output unseen")] {
+        let grant = patiently(&mut world, session);
+        assert_eq!(grant.task, Task::Draft);
+        world.fail(&grant, unseen());
+        assert_eq!(ending(&world, 1), wanted);
+    }
+    world.ask(|reply| Event::Leave { reply, session: two });
+    world.planned_job(2, one, 8, 1);
+    let grant = patiently(&mut world, one);
+    world.fail(&grant, unseen());
+    assert_eq!(ending(&world, 2), "");
+    let mut failures = 1;
+    while ending(&world, 2).is_empty() {
+        let grant = patiently(&mut world, one);
+        world.fail(&grant, unseen());
+        failures += 1;
+    }
+    assert_eq!((ending(&world, 2).as_str(), failures), ("too many attempts", 21));
+}
+
+#[test]
 fn more_failures_than_the_budget_end_the_job() {
     let mut world = World::new();
     let session = world.join(1, 1);

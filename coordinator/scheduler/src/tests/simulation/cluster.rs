@@ -416,7 +416,7 @@ impl Cluster {
             return None;
         }
         let (path, cause, stderr) = (std::path::PathBuf::from("/disk"), String::new(), String::new());
-        let (name, fault) = match self.chance.below(12) {
+        let (name, fault) = match self.chance.below(13) {
             0 => ("panicked", Fault::Panicked { phase: Phase::Combine, cause }),
             1 => ("signalled", Fault::Signalled { signal: 6, stderr }),
             2 => ("out of memory", Fault::OutOfMemory { limit_bytes: held.memory_bytes, peak_bytes: 0 }),
@@ -428,6 +428,7 @@ impl Cluster {
             8 => ("spawn failed", Fault::SpawnFailed { reason: shardmill_protocol::fault::Unstartable::System, cause }),
             9 => ("artifact damaged", Fault::ArtifactDamaged),
             10 => ("input missing", Fault::InputMissing { path, cause }),
+            11 => ("output unseen", Fault::OutputUnseen { path }),
             _ => ("handed back", Fault::Drained),
         };
         *self.chance.fired.entry(name).or_default() += 1;

@@ -140,6 +140,7 @@ fn whatever_fails_nothing_untrue_is_told_and_every_job_ends_when_it_is_over() {
             "spawn failed",
             "artifact damaged",
             "input missing",
+            "output unseen",
             "handed back",
             "bad record",
             "poison shard",
