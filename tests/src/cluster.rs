@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use shardmill_protocol::rpc::connect::{Connection, connect, long_poll, within};
 use shardmill_protocol::rpc::join::JoinFile;
+use shardmill_protocol::rpc::secret::Secret;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobStatus, JobView, WorkerState, WorkerView};
 use shardmill_protocol::{JobId, WorkerId};
 use tokio::runtime::Runtime;
@@ -395,6 +396,15 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// What a request for a job's map outputs must carry, as a worker with this join file is told.
+pub fn capability_of(join: &JoinFile, job: JobId) -> Secret {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let connection = connect(join).await.unwrap();
+        connection.client.job_setup(within(CALL), job).await.unwrap().unwrap().capability
+    })
 }
 
 /// Units in accepted attempts of a kind, those of lost ones not counted.

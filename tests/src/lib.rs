@@ -7,6 +7,7 @@
 
 pub mod cluster;
 mod disk;
+mod find;
 pub mod gate;
 mod job;
 pub mod line;
@@ -21,6 +22,7 @@ mod supervisor;
 pub mod text;
 
 pub use disk::Disk;
+pub use find::contains;
 pub use job::{Ended, Job, Running, Summary, limit_open_files};
 pub use output::Output;
 pub use place::{Place, names_in};
