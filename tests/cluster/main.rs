@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
+mod confined;
 mod embedded;
 mod parallel;
 mod same_bytes;

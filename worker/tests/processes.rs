@@ -264,7 +264,8 @@ async fn a_job_process_finds_nothing_of_the_workers_around_it() {
     // As if somebody had forgotten to close it on exec.
     // SAFETY: the descriptor is open.
     assert_eq!(unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&secret), libc::F_SETFD, 0) }, 0);
-    let place = Place::new("show");
+    let mut place = Place::new("show");
+    place.rules = Rules { files: 100, processes: 1000, ..place.rules };
     assert_eq!(place.run().await, Ok(done(1)));
     let shown = std::fs::read_to_string(place.directory.path().join("shown")).unwrap();
     let lines = |prefix: &str| shown.lines().filter(|line| line.starts_with(prefix)).count();
@@ -274,7 +275,13 @@ async fn a_job_process_finds_nothing_of_the_workers_around_it() {
     assert_eq!(lines("fd "), 6, "{shown}");
     assert!(shown.contains("fd 0 /dev/null"));
     assert!(shown.contains("NoNewPrivs:\t1"));
-    assert!(shown.lines().any(|line| line.starts_with("Max core file size        0 ")));
+    let limit = |name: &str| {
+        let line = shown.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(limit("Max core file size"), ["0", "0"]);
+    assert_eq!(limit("Max open files"), ["100", "100"]);
+    assert_eq!(limit("Max processes"), ["1000", "1000"]);
     assert!(shown.contains(&format!("TMPDIR={}", place.directory.path().display())));
     assert!(shown.contains(&format!("cwd={}", place.directory.path().display())));
 }
