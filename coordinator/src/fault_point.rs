@@ -36,7 +36,7 @@ pub(crate) enum Place {
 }
 
 /// Every place, with its name in the flag.
-const PLACES: [(&str, Place); 9] = [
+const PLACES: [(&str, Place); 10] = [
     ("before-commit", Place::BeforeCommit),
     ("after-commit", Place::AfterCommit),
     ("claimed", Place::Claimed),

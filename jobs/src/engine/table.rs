@@ -183,7 +183,7 @@ impl<V, C: Combine<V>> Table<V, C> {
     #[inline(always)]
     fn start_of(&self, meta: u64) -> usize {
         // The hash as a fraction of all hashes, of the slots: in its order, and below their number.
-        (u128::from(meta.wrapping_mul(self.spread)) * self.slots as u128 >> 64) as usize
+        ((u128::from(meta.wrapping_mul(self.spread)) * self.slots as u128) >> 64) as usize
     }
 
     /// Folds `value` in under `key`. From every address within `readable`, 16 bytes must be readable.
