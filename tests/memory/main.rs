@@ -162,11 +162,11 @@ fn rows_of_many_sizes_are_sorted_by_columns_in_128_mib() {
 #[test]
 fn what_is_known_of_ten_thousand_partitions_in_more_than_a_hundred_runs_counts() {
     let place = Place::new();
-    let input = write(&place, "text.txt", distinct_words(200 * MIB));
+    let input = write(&place, "text.txt", distinct_words(240 * MIB));
     let job = Job::new("word-count", &place.path("out")).input(&input).with("--threads 2 --partitions 10000");
     let (summary, output) = run_within(24, job);
     assert!(summary.spilled_runs > 100, "{summary:?}");
-    assert_eq!((summary.groups, output.paths().len()), (200 * MIB / 12, 10_000));
+    assert_eq!((summary.groups, output.paths().len()), (240 * MIB / 12, 10_000));
 }
 
 #[test]

@@ -106,7 +106,9 @@ fn it_describes_itself_as_json() {
         described["key"].as_str().unwrap().contains("String") && described["platform"].as_str().unwrap().contains("linux"),
         "{described}"
     );
-    assert_eq!((&described["protocol"], &described["sdk"]), (&Value::from("2.0"), &Value::from("0.1.0")));
+    let (major, minor) = shardmill_protocol::VERSION;
+    let protocol = format!("{major}.{minor}");
+    assert_eq!((&described["protocol"], &described["sdk"]), (&Value::from(protocol), &Value::from("0.1.0")));
     let names: Vec<&str> = described["parameters"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert!(names.contains(&"--panic-on") && names.len() == 9, "{names:?}");
 }

@@ -59,6 +59,9 @@ pub(crate) struct Told {
     pub(crate) log: Vec<u8>,
 }
 
+/// So often is looked for what nobody tells of.
+const LOOKS: u64 = 200_000_000;
+
 pub(crate) const JOB: JobId = JobId(0x0123_4567_89ab_cdef << 64);
 
 pub(crate) fn status(job: JobId, phase: JobPhase, version: u64) -> JobStatus {
@@ -158,9 +161,13 @@ impl Fake {
 
     /// Waits until somebody watches a job.
     pub(crate) fn watched(&self) {
-        while self.world.jobs.receiver_count() == 0 {
+        for _ in 0..LOOKS {
+            if self.world.jobs.receiver_count() > 0 {
+                return;
+            }
             std::thread::yield_now();
         }
+        panic!("nobody watches");
     }
 }
 
@@ -287,7 +294,7 @@ pub(crate) fn job_executable() -> &'static Path {
         let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("job-{}", std::process::id()));
         std::fs::create_dir_all(&place).unwrap();
         let (source, executable) = (place.join("job.rs"), place.join("job"));
-        std::fs::write(&source, JOB_SOURCE).unwrap();
+        std::fs::write(&source, job_source()).unwrap();
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let built = Command::new(rustc).args(["--edition", "2024", "-o"]).arg(&executable).arg(&source).status().unwrap();
         assert!(built.success());
@@ -295,12 +302,16 @@ pub(crate) fn job_executable() -> &'static Path {
     })
 }
 
-/// A program with the commands of a job that a client asks.
-pub(crate) const JOB_SOURCE: &str = r###"
+/// A program with the commands of a job that a client asks, of a protocol that the client speaks.
+pub(crate) fn job_source() -> String {
+    JOB_SOURCE.replace("MAJOR", &shardmill_protocol::VERSION.0.to_string())
+}
+
+const JOB_SOURCE: &str = r###"
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments[0].as_str() {
-        "describe" => println!(r##"{{"name": "fake", "version": "1.2", "protocol": "2.7", "shape": "lines"}}"##),
+        "describe" => println!(r##"{{"name": "fake", "version": "1.2", "protocol": "MAJOR.7", "shape": "lines"}}"##),
         "check" if arguments.iter().any(|argument| argument == "--bad") => {
             eprintln!("error: there is no parameter --bad");
             std::process::exit(2);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use crate::ended;
-use crate::fake::{Fake, JOB_SOURCE};
+use crate::fake::{Fake, job_source};
 
 /// A crate with these executables.
 fn crate_with(fake: &Fake, sources: &[(&str, &str)]) -> PathBuf {
@@ -29,7 +29,7 @@ fn submit(fake: &Fake, directory: &PathBuf, more: &[&str]) -> Output {
 #[test]
 fn a_crate_is_built_and_its_executable_submitted() {
     let fake = Fake::start();
-    let directory = crate_with(&fake, &[("one", JOB_SOURCE)]);
+    let directory = crate_with(&fake, &[("one", &job_source())]);
     ended(&submit(&fake, &directory, &[]), 0);
     let world = fake.world.told.lock().unwrap();
     assert_eq!(world.specs[0].name, "fake");
@@ -40,7 +40,7 @@ fn a_crate_is_built_and_its_executable_submitted() {
 #[test]
 fn of_several_executables_one_must_be_chosen() {
     let fake = Fake::start();
-    let directory = crate_with(&fake, &[("one", JOB_SOURCE), ("two", JOB_SOURCE)]);
+    let directory = crate_with(&fake, &[("one", &job_source()), ("two", &job_source())]);
     let told = ended(&submit(&fake, &directory, &[]), 2);
     assert!(told.contains("has several executables: one, two") && told.contains("--bin one"), "{told}");
     ended(&submit(&fake, &directory, &["--bin", "two"]), 0);

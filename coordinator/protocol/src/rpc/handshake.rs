@@ -163,7 +163,10 @@ mod tests {
         let error = received(&hello).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "it speaks version 2.0 of the protocol, and this is version 9.0: use the same release of shardmill everywhere"
+            format!(
+                "it speaks version {}.{} of the protocol, and this is version 9.0: use the same release of shardmill everywhere",
+                VERSION.0, VERSION.1
+            )
         );
         let mut hello = head(HELLO_BYTES);
         hello[10] = 9;

@@ -29,7 +29,12 @@ pub enum Input {
     Records10,
     /// The first lines of the Zipf text, at most 1 KiB.
     Kilobyte,
+    /// 10,000 lines of a word each, all equally long.
+    Lines,
 }
+
+/// The bytes of each line of [`Input::Lines`].
+pub const LINE_BYTES: usize = 11;
 
 impl Input {
     fn name(self) -> &'static str {
@@ -41,6 +46,7 @@ impl Input {
             Input::Records2 => "tera2.bin",
             Input::Records10 => "tera10.bin",
             Input::Kilobyte => "kilobyte.txt",
+            Input::Lines => "lines.txt",
         }
     }
 
@@ -52,7 +58,7 @@ impl Input {
             Input::SalesCsv => Some("csv OUT 1024 3"),
             Input::Records2 => Some("tera OUT 2048 4"),
             Input::Records10 => Some("tera OUT 10240 7"),
-            Input::SalesParquet | Input::Kilobyte => None,
+            Input::SalesParquet | Input::Kilobyte | Input::Lines => None,
         }
     }
 }
@@ -105,6 +111,9 @@ impl Data {
             self.make(Input::SalesCsv)?;
             let arguments = format!("{} {unfinished}", self.path(Input::SalesCsv));
             Program::ours("to_parquet", &arguments)?.run(&self.log())?;
+        } else if input == Input::Lines {
+            let lines: String = (0..10_000).map(|number| format!("word-{number:05}\n")).collect();
+            fs::write(&unfinished, lines)?;
         } else {
             self.make(Input::Zipf)?;
             let mut head = [0; 1024];

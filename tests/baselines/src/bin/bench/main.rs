@@ -4,6 +4,7 @@
 //! (A B A B …), with their input read into the page cache before each run and their output removed after it, and the ratio
 //! of a row is the median of the ratios of its rounds.
 
+mod cluster;
 mod data;
 mod process;
 mod rows;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use cluster::Cluster;
 use data::Data;
 use process::{Measured, Program};
 use rows::{Goal, Row};
@@ -64,6 +66,7 @@ fn measure(mut row: Row, data: &Data, rounds: u32) -> Result<Outcome, Box<dyn Er
     for &file in &row.needs.files {
         data.make(file)?;
     }
+    let _cluster = if row.on_cluster { Some(Cluster::start(data)?) } else { None };
     let run = |program: &Program, row: &Row| -> Result<Measured, Box<dyn Error>> {
         let output = data.clear_output()?;
         data.warm(&row.needs.files)?;
@@ -85,7 +88,7 @@ fn measure(mut row: Row, data: &Data, rounds: u32) -> Result<Outcome, Box<dyn Er
 
     let mut outcome = Outcome { limits: vec![vec![]; row.limits.len()], job: vec![], row };
     // A run of milliseconds is repeated until its median means something.
-    let rounds = if matches!(outcome.row.goal, Goal::Seconds { .. }) { rounds * 20 } else { rounds };
+    let rounds = if matches!(outcome.row.goal, Goal::Seconds { must, .. } if must < 1.0) { rounds * 20 } else { rounds };
     for round in 1..=rounds {
         for (limit, runs) in outcome.row.limits.iter().zip(&mut outcome.limits) {
             runs.push(run(limit, &outcome.row)?);

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use crate::data::{Data, Input};
+use crate::cluster::Cluster;
+use crate::data::{Data, Input, LINE_BYTES};
 use crate::process::Program;
 
 /// One job against its limits.
@@ -13,6 +14,8 @@ pub struct Row {
     pub goal: Goal,
     /// The job gets a quarter of the memory that the last limit, which is the job itself, has used.
     pub quarter_of_memory: bool,
+    /// The job is submitted to a cluster that is there already.
+    pub on_cluster: bool,
     pub needs: Needs,
 }
 
@@ -64,7 +67,7 @@ const RECORDS: &str = "--input-format fixed:100 --key 0..10";
 
 /// The table of speeds, row by row.
 pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
-    use Input::{Kilobyte, Natural, Records2, Records10, SalesCsv, SalesParquet, Zipf};
+    use Input::{Kilobyte, Lines, Natural, Records2, Records10, SalesCsv, SalesParquet, Zipf};
 
     let job = |name, input, flags: &str| {
         let (input, output) = (data.path(input), data.output().join("job").display().to_string());
@@ -81,12 +84,23 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
         job,
         goal: Goal::Ratio { must, aim },
         quarter_of_memory: false,
+        on_cluster: false,
         needs: Needs { files: vec![input], memory_gb, disk_gb },
     };
     let spilling = |mut row: Row| {
         row.quarter_of_memory = true;
         row
     };
+
+    let submit = |program: &str, input, flags: &str| {
+        let (input, output) = (data.path(input), data.output().join("job").display().to_string());
+        let to = Cluster::state(data).display().to_string();
+        let run = format!("submit {program} --coordinator {to} --input {input} --output {output} --no-durable -q {flags}");
+        Program::ours("coordinator", run.trim_end())
+    };
+    let on_cluster = |row: Row| Row { on_cluster: true, ..row };
+    let executable = std::env::current_exe()?.with_file_name("word-count").display().to_string();
+    let each_line = format!("--shard-bytes {LINE_BYTES} --partitions 2");
 
     let mut rows = vec![
         row(
@@ -151,6 +165,49 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
             goal: Goal::Seconds { must: 0.020, aim: 0.008 },
             ..row("word count, 1 KB", vec![limit("words", Kilobyte, "")?], job("word-count", Kilobyte, "")?, (0.0, 0.0), Kilobyte, 1, 2)
         },
+        on_cluster(row(
+            "cluster: word count, Zipf",
+            vec![job("word-count", Zipf, "")?],
+            submit("word-count", Zipf, "")?,
+            (1.3, 1.08),
+            Zipf,
+            13,
+            4,
+        )),
+        on_cluster(row(
+            "cluster: sort 2 GiB",
+            vec![job("sort", Records2, RECORDS)?],
+            submit("sort", Records2, "--input-format fixed:100 -- --key 0..10")?,
+            (1.7, 1.25),
+            Records2,
+            13,
+            9,
+        )),
+        on_cluster(Row {
+            goal: Goal::Seconds { must: 0.150, aim: 0.040 },
+            ..row(
+                "cluster: word count, 1 KB",
+                vec![job("word-count", Kilobyte, "")?],
+                submit(&executable, Kilobyte, "")?,
+                (0.0, 0.0),
+                Kilobyte,
+                1,
+                2,
+            )
+        }),
+        // A millisecond for each shard, or a fifth of one.
+        on_cluster(Row {
+            goal: Goal::Seconds { must: 10.0, aim: 2.0 },
+            ..row(
+                "cluster: 10,000 shards of a record",
+                vec![job("word-count", Lines, &each_line)?],
+                submit("word-count", Lines, &each_line)?,
+                (0.0, 0.0),
+                Lines,
+                1,
+                2,
+            )
+        }),
     ];
     if large {
         let runs = data.output().display().to_string();

@@ -36,7 +36,8 @@ fn line(table: &mut String, outcome: &Outcome) -> std::fmt::Result {
         time(median(seconds(limit))),
         time(median(job)),
         memory(limit),
-        memory(&outcome.job),
+        // That of a client that submits says nothing.
+        if outcome.row.on_cluster { "–".to_owned() } else { memory(&outcome.job) },
     )
 }
 
