@@ -152,9 +152,7 @@ impl Watch {
             }
         }
     }
-}
 
-impl Watch {
     /// Waits until what comes next can use the output's name, if anybody can still tell.
     async fn until_swept(&mut self, ended: &JobStatus, coordinator: &mut Coordinator) {
         let mut is_swept = ended.is_swept;

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::data::Data;
+use crate::data::{Data, remove};
 
 const WORKERS: usize = 2;
 /// So that both have together what a local run has by itself, on a machine as large as the rows ask for.
@@ -29,7 +29,7 @@ impl Cluster {
         let state = Self::state(data);
         let directory = data.directory().join("cluster");
         let mut cluster = Self { directory, processes: Vec::new() };
-        cluster.clear()?;
+        remove(&cluster.directory)?;
         fs::create_dir(&cluster.directory)?;
 
         let mut coordinator = program("coordinator")?;
@@ -60,13 +60,6 @@ impl Cluster {
             program("coordinator")?.args(["workers", "--format", "json", "--coordinator"]).arg(state).stdout(Stdio::piped()).output()?;
         Ok(String::from_utf8_lossy(&told.stdout).matches("\"live\"").count())
     }
-
-    fn clear(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
 }
 
 fn program(name: &str) -> io::Result<Command> {
@@ -81,6 +74,6 @@ impl Drop for Cluster {
             let _ = process.kill();
             let _ = process.wait();
         }
-        let _ = self.clear();
+        let _ = remove(&self.directory);
     }
 }

@@ -90,10 +90,8 @@ impl Data {
     /// Leaves an empty directory for outputs.
     pub fn clear_output(&self) -> io::Result<PathBuf> {
         let output = self.output();
-        match fs::remove_dir_all(&output) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => fs::create_dir(&output)?,
-        }
+        remove(&output)?;
+        fs::create_dir(&output)?;
         Ok(output)
     }
 
@@ -132,5 +130,13 @@ impl Data {
             while file.read(&mut buffer)? > 0 {}
         }
         Ok(())
+    }
+}
+
+/// Removes a directory with all that is in it, if it is there.
+pub fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
