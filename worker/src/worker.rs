@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use shardmill_protocol::rpc::api::{Role, WorkerHello};
 use shardmill_protocol::rpc::connect::{ConnectError, within};
 use shardmill_protocol::rpc::join::{JoinError, JoinFile, default_state_directory};
@@ -149,7 +150,13 @@ impl Worker {
 }
 
 /// Runs a worker until it is told to leave.
-pub async fn run(config: Config, rules: Rules, signals: watch::Receiver<u32>) -> Result<(), WorkerError> {
+///
+/// Boxed, so that it is compiled in this crate and not again in each one that polls it.
+pub fn run(config: Config, rules: Rules, signals: watch::Receiver<u32>) -> BoxFuture<'static, Result<(), WorkerError>> {
+    Box::pin(start(config, rules, signals))
+}
+
+async fn start(config: Config, rules: Rules, signals: watch::Receiver<u32>) -> Result<(), WorkerError> {
     config.validate()?;
     let (join, join_path) = join_file(&config)?;
     let disk = Arc::new(Disk::open(&config.directory()?, config.disk)?);

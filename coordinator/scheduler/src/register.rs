@@ -143,7 +143,11 @@ impl Scheduler {
         Adoption::GoesOn(fence)
     }
 
-    /// The threads that an attempt takes up; none if it only fetches ahead of another one, and nothing if there is no room.
+    /// The threads that an attempt takes up; none if another one of its job is before it, whose threads pass to it, and nothing if there
+    /// is no room.
+    ///
+    /// One before it may have ended without being heard: that it was accepted was told to nobody and is forgotten, but its threads had
+    /// gone on to what was granted next.
     fn room_for(&self, id: SessionId, held: &HeldAttempt) -> Option<u32> {
         let session = &self.fleet.sessions[&id];
         let mut before = session.held_of(held.attempt.job);
@@ -153,7 +157,7 @@ impl Scheduler {
                 let slots = memory.div_ceil(u128::from(session.memory_bytes)).max(u128::from(held.threads)).max(1);
                 u32::try_from(slots).ok().filter(|slots| *slots <= session.free())
             }
-            (Some((_, before)), None) => (before.slots > 0 && held.task.kind() == TaskKind::Reduce).then_some(0),
+            (Some((_, before)), None) => (before.slots > 0).then_some(0),
             (Some(_), Some(_)) => None,
         }
     }

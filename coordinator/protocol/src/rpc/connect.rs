@@ -5,6 +5,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use tarpc::context::Context;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -82,7 +83,13 @@ impl ConnectError {
 }
 
 /// Connects to the coordinator that a join file names. Must be called within a tokio runtime, which keeps the connection going.
-pub async fn connect(join: &JoinFile) -> Result<Connection, ConnectError> {
+///
+/// Boxed, so that TLS, the codec and the client's dispatch are compiled in this crate and not again in each one that connects.
+pub fn connect(join: &JoinFile) -> BoxFuture<'_, Result<Connection, ConnectError>> {
+    Box::pin(connect_within(join))
+}
+
+async fn connect_within(join: &JoinFile) -> Result<Connection, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable { address: join.address.clone(), source };
     let connecting = async {
         let stream = TcpStream::connect(&join.address).await.map_err(unreachable)?;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use socket2::{SockRef, TcpKeepalive};
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::api::{ControlRequest, ControlResponse, Role};
 use super::handshake::{self, HandshakeError, Refusal};
@@ -108,6 +110,13 @@ pub fn set_up(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// A connection's stream of bytes.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// What answers calls. Like streams it is behind a pointer, so that all of tarpc's server is compiled in this crate, once.
+type Handler = Arc<dyn Fn(Peer, Context, ControlRequest) -> BoxFuture<'static, Result<ControlResponse, ServerError>> + Send + Sync>;
+
 /// Serves calls on all connections that come, until `stop` is over; then all connections are closed.
 ///
 /// The handler is given every call that the peer's role allows and that is within [`limits`]. With a server of the service it is
@@ -117,9 +126,10 @@ pub fn set_up(stream: &TcpStream) -> io::Result<()> {
 pub async fn serve<L, H, F>(mut listener: L, door: Door, handler: H, stop: impl Future<Output = ()>)
 where
     L: Listener,
-    H: Fn(Peer, Context, ControlRequest) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Peer, Context, ControlRequest) -> F + Send + Sync + 'static,
     F: Future<Output = Result<ControlResponse, ServerError>> + Send + 'static,
 {
+    let handler: Handler = Arc::new(move |peer, context, request| Box::pin(handler(peer, context, request)));
     let handshakes = Arc::new(Semaphore::new(door.capacity.handshakes));
     let connections = Arc::new(Semaphore::new(door.capacity.connections));
     let mut tasks = JoinSet::new();
@@ -139,8 +149,8 @@ where
         match accepted {
             Ok((stream, address)) => {
                 backoff = Backoff::default();
-                let guest = Guest { stream, address, number, turn };
-                tasks.spawn(guest.receive(door.clone(), Arc::clone(&connections), handler.clone()));
+                let guest = Guest { stream: Box::new(stream), address, number, turn };
+                tasks.spawn(guest.receive(door.clone(), Arc::clone(&connections), Arc::clone(&handler)));
                 number += 1;
             }
             // No descriptors, mostly. The connection stays in the system's queue, so trying again at once would spin.
@@ -164,31 +174,29 @@ impl Backoff {
 }
 
 /// A connection of which nothing is known yet.
-struct Guest<S> {
-    stream: S,
+struct Guest {
+    stream: Box<dyn Stream>,
     address: SocketAddr,
     number: u64,
     /// Leave to be one of those whose handshake is not over.
     turn: OwnedSemaphorePermit,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Guest<S> {
+impl Guest {
     /// Whatever goes wrong in here ends this connection, and is of interest to nobody else.
-    async fn receive<H, F>(self, door: Door, connections: Arc<Semaphore>, handler: H)
-    where
-        H: Fn(Peer, Context, ControlRequest) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Result<ControlResponse, ServerError>> + Send + 'static,
-    {
+    fn receive(self, door: Door, connections: Arc<Semaphore>, handler: Handler) -> BoxFuture<'static, ()> {
         let Self { stream, address, number, turn } = self;
-        let greeted = tokio::time::timeout(door.capacity.handshake, async {
-            let mut stream = door.tls.accept(stream).await?;
-            let entry = greet(&mut stream, &door.secrets, connections).await?;
-            Ok::<_, HandshakeError>((stream, entry))
-        });
-        let Ok(Ok((stream, (role, _place)))) = greeted.await else { return };
-        drop(turn);
-        let gate = Gate { peer: Peer { role, address, connection: number }, handler };
-        serve_calls(stream, door.capacity.calls, gate).await;
+        Box::pin(async move {
+            let greeted = tokio::time::timeout(door.capacity.handshake, async {
+                let mut stream = door.tls.accept(stream).await?;
+                let entry = greet(&mut stream, &door.secrets, connections).await?;
+                Ok::<_, HandshakeError>((stream, entry))
+            });
+            let Ok(Ok((stream, (role, _place)))) = greeted.await else { return };
+            drop(turn);
+            let gate = Gate { peer: Peer { role, address, connection: number }, handler };
+            serve_calls(stream, door.capacity.calls, gate).await;
+        })
     }
 }
 
@@ -208,12 +216,7 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Serves what comes over a connection until it ends.
-async fn serve_calls<S, H, F>(stream: S, calls: usize, gate: Gate<H>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Peer, Context, ControlRequest) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<ControlResponse, ServerError>> + Send + 'static,
-{
+async fn serve_calls(stream: TlsStream<Box<dyn Stream>>, calls: usize, gate: Gate) {
     let transport = transport::over::<_, ClientMessage<ControlRequest>, Response<ControlResponse>>(stream);
     let config = Config { pending_response_buffer: calls };
     let channel = BaseChannel::new(config, transport).max_concurrent_requests(calls);
@@ -227,16 +230,12 @@ where
 
 /// Lets through to the handler what the peer's role and the limits allow.
 #[derive(Clone)]
-struct Gate<H> {
+struct Gate {
     peer: Peer,
-    handler: H,
+    handler: Handler,
 }
 
-impl<H, F> Serve for Gate<H>
-where
-    H: Fn(Peer, Context, ControlRequest) -> F,
-    F: Future<Output = Result<ControlResponse, ServerError>>,
-{
+impl Serve for Gate {
     type Req = ControlRequest;
     type Resp = ControlResponse;
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use shardmill_protocol::{Digest, Fence, Task};
+use shardmill_protocol::task::TaskKind;
+use shardmill_protocol::{Digest, Fence, Grant, Task};
 
 use super::world::*;
 use crate::{Action, Answer, Event, Fact, HeldOutput, Notice, Registration, ReplyId};
@@ -173,6 +174,30 @@ fn a_report_that_was_accepted_before_the_restart_is_accepted_again_and_its_outpu
     assert!(matches!(answer, Answer::Registered { adopted, kill, .. } if adopted.is_empty() && kill.is_empty()));
     assert_eq!(world.report(&done, Ok(mapped(&(0..1), 1))).0, Some(Answer::Accepted), "whatever its fence");
     assert_eq!(world.scheduler.job_view(job(1), world.now).unwrap().lost, []);
+}
+
+#[test]
+fn what_runs_is_adopted_though_the_end_of_the_attempt_before_it_was_forgotten() {
+    let mut world = World::new();
+    let one = world.join(1, 1);
+    world.planned_job(1, one, 8, 1);
+    let ended = world.grant(one).unwrap();
+    world.done(&ended, mapped(&ended.task.range(), 1));
+    let running = world.grant(one).unwrap();
+    // The coordinator dies before what it has accepted is on its disk.
+    assert!(matches!(world.facts.pop(), Some((_, Fact::Done { .. }))));
+    world.restart();
+    world.weigh(job(1), 8);
+    let attempts = vec![held(&ended), held(&running)];
+    let Answer::Registered { adopted, kill, .. } = world.register_as(1, Registration { attempts, ..registration(1) }) else {
+        panic!("it is registered")
+    };
+    assert_eq!(kill, []);
+    assert_eq!(adopted.iter().map(|(attempt, _)| *attempt).collect::<Vec<_>>(), [ended.attempt, running.attempt]);
+    let [ended, running] = [(ended, adopted[0].1), (running, adopted[1].1)].map(|(grant, fence)| Grant { fence, ..*grant });
+    world.done(&running, mapped(&running.task.range(), 1));
+    world.done(&ended, mapped(&ended.task.range(), 1));
+    assert_eq!(world.scheduler.job_view(job(1), world.now).unwrap().status.units[&TaskKind::Map].0, u64::from(running.task.range().end));
 }
 
 #[test]
