@@ -201,6 +201,7 @@ impl Run {
             end: segment.offset + segment.stored_bytes,
             records_left: segment.records,
             buffer: Vec::with_capacity(capacity),
+            filled: 0,
             capacity,
             block_end: 0,
             position: 0,
@@ -412,11 +413,13 @@ pub struct SegmentReader {
     file: Arc<File>,
     path: Arc<Path>,
     sequenced: bool,
-    /// File offset behind what `buffer` holds.
+    /// File offset behind what was read.
     next_read: u64,
     end: u64,
     records_left: u64,
+    /// What was read stands in the first `filled` bytes.
     buffer: Vec<u8>,
+    filled: usize,
     capacity: usize,
     /// End of the current block's payload in `buffer`; the next block's header follows.
     block_end: usize,
@@ -467,7 +470,7 @@ impl SegmentReader {
     /// Checks that what was read is all there is, and what it should be.
     #[cold]
     fn check_end(&mut self) -> Result<(), RunError> {
-        if self.position != self.block_end || self.block_end != self.buffer.len() || self.next_read != self.end {
+        if self.position != self.block_end || self.block_end != self.filled || self.next_read != self.end {
             return Err(self.damaged("more bytes than records"));
         }
         if self.content_left > 0 {
@@ -481,28 +484,31 @@ impl SegmentReader {
 
     /// Makes sure that `bytes` bytes behind the current block are in the buffer.
     fn fill(&mut self, bytes: usize) -> Result<(), RunError> {
-        if self.buffer.len() - self.block_end >= bytes {
+        let have = self.filled - self.block_end;
+        if have >= bytes {
             return Ok(());
         }
-        self.buffer.drain(..self.block_end);
-        (self.block_end, self.position) = (0, 0);
-        let have = self.buffer.len();
+        self.buffer.copy_within(self.block_end..self.filled, 0);
+        (self.filled, self.block_end, self.position) = (have, 0, 0);
         let want = (self.capacity.max(bytes) - have).min((self.end - self.next_read) as usize);
         if have + want < bytes {
             return Err(self.damaged("the segment ends too early"));
         }
-        self.buffer.resize(have + want, 0);
-        self.file.read_exact_at(&mut self.buffer[have..], self.next_read).map_err(|source| RunError::Read {
+        if self.buffer.len() < have + want {
+            self.buffer.resize(have + want, 0);
+        }
+        self.file.read_exact_at(&mut self.buffer[have..have + want], self.next_read).map_err(|source| RunError::Read {
             path: self.path.to_path_buf(),
             offset: self.next_read,
             source,
         })?;
         self.next_read += want as u64;
+        self.filled += want;
         Ok(())
     }
 
     fn damaged(&self, what: &'static str) -> RunError {
-        let behind = (self.buffer.len() - self.block_end) as u64;
+        let behind = (self.filled - self.block_end) as u64;
         RunError::Damaged { path: self.path.to_path_buf(), offset: self.next_read - behind, what }
     }
 
@@ -528,7 +534,7 @@ impl SegmentReader {
     #[cold]
     fn gather(&mut self, bytes: usize) -> Result<(), RunError> {
         self.gathered.clear();
-        let left = self.end - self.next_read + (self.buffer.len() - self.position) as u64;
+        let left = self.end - self.next_read + (self.filled - self.position) as u64;
         if bytes as u64 > left {
             return Err(self.damaged("a record is longer than what is left of its segment"));
         }

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use serde_json::Value;
-use shardmill_tests::{Job, Place, repository, target};
+use shardmill_tests::{Job, Place, cargo, repository, target};
 use tempfile::TempDir;
 
 const SOURCE: &str = include_str!("witness.rs");
@@ -39,13 +39,7 @@ impl OutsideCrate {
     }
 
     fn cargo(&self, arguments: &[&str]) {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // As it would be from a shell: what cargo tells the tests it runs is about another crate.
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_")).for_each(|(name, _)| {
-            if name != "CARGO_HOME" {
-                cargo.env_remove(name);
-            }
-        });
+        let mut cargo = cargo();
         let ended =
             cargo.args(arguments).args(["--release", "--offline"]).arg("--target-dir").arg(target()).current_dir(self.0.path()).output();
         let ended = ended.unwrap();

@@ -27,6 +27,6 @@ pub use job::{Ended, Job, Running, Summary, limit_open_files};
 pub use output::Output;
 pub use place::{Place, names_in};
 pub use processes::{descendants, is_alive};
-pub use programs::{program, repository, target};
+pub use programs::{cargo, program, repository, target};
 pub use random::Random;
 pub use supervisor::{Cut, JobProcess, MapOutput, Supervisor};

@@ -39,6 +39,7 @@ pub(crate) struct Past {
     pub(crate) backup: bool,
     pub(crate) threads: u32,
     pub(crate) elapsed_ms: u64,
+    pub(crate) progress: Progress,
     pub(crate) bytes: u64,
     pub(crate) failure: Option<Failure>,
 }

@@ -37,6 +37,8 @@ pub struct Config {
     pub longest_readmission: Duration,
     /// Into how many tasks per thread the rest of a phase is cut: more means smaller tasks.
     pub cuts: u64,
+    /// What a task should take at least, while there is enough for all: sealing costs as much as mapping for a tenth of a second.
+    pub least_task: Duration,
     /// Ended jobs that are remembered.
     pub history: usize,
     /// Ended attempts that a job remembers, of those that failed and of the others each.
@@ -62,6 +64,7 @@ impl Default for Config {
             readmission: Duration::from_secs(1),
             longest_readmission: Duration::from_secs(60),
             cuts: 2,
+            least_task: Duration::from_secs(1),
             history: 1000,
             remembered_attempts: 256,
         }

@@ -139,7 +139,7 @@ impl Scheduler {
             let share = Share::of(session, wanted, need)?;
             let end = match terms.shape {
                 Shape::Whole | Shape::Alone => piece.end,
-                Shape::Tried | Shape::Free => cut(work, kind, &piece, share, threads, self.config.cuts),
+                Shape::Tried | Shape::Free => cut(work, kind, &piece, share, threads, &self.config),
             };
             let units = end - piece.start;
             // One unit keeps one thread busy; listing and planning look after themselves.
@@ -170,7 +170,7 @@ impl Scheduler {
             let share = Share { slots, threads: before.threads, memory_bytes: before.memory_bytes };
             let work = &job.works[&TaskKind::Reduce];
             let (piece, _) = work.pending().ready_for(session.worker, now).find(|(_, terms)| terms.shape == Shape::Free)?;
-            let end = cut(work, TaskKind::Reduce, &piece, share, threads, self.config.cuts);
+            let end = cut(work, TaskKind::Reduce, &piece, share, threads, &self.config);
             Some((attempt.job, piece.start..end, share))
         });
         if let Some((id_of_job, range, share)) = found {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use shardmill_protocol::Task;
 use shardmill_protocol::task::{MAX_RANGE, TaskKind};
 
+use crate::config::Config;
 use crate::share::Share;
 use crate::weights::Weights;
 use crate::work::Work;
@@ -20,12 +21,15 @@ pub(crate) fn task_of(kind: TaskKind, range: Range<u32>) -> Task {
     }
 }
 
-/// Where a task ends that begins where a piece does: with the worker's part of an even cut of all that is pending.
-pub(crate) fn cut(work: &Work, kind: TaskKind, piece: &Range<u32>, share: Share, threads: u64, cuts: u64) -> u32 {
+/// Where a task ends that begins where a piece does: with the worker's part of an even cut of all that is pending. While a phase goes
+/// on at a pace at which that would be over in no time, with more: beginning and ending a task is not free. But never with more than
+/// leaves the same to every other thread.
+pub(crate) fn cut(work: &Work, kind: TaskKind, piece: &Range<u32>, share: Share, threads: u64, config: &Config) -> u32 {
     let weights = work.weights.as_ref().expect("what is granted has weights");
     let part =
         |of: u64, cuts: u64| u64::try_from(u128::from(of) * u128::from(share.threads) / u128::from(threads.max(1) * cuts)).unwrap_or(of);
-    let fair = part(work.pending_weight(), cuts);
+    let worthwhile = work.expected_weight(config.least_task.as_millis() as u64).unwrap_or(0);
+    let fair = part(work.pending_weight(), config.cuts).max(worthwhile.min(part(work.pending_weight(), 1)));
     let target = if matches!(weights, Weights::Known(_)) { fair.min(share.memory_bytes) } else { fair };
     // As many units as there are threads, if that leaves as many to the others.
     let least = u64::from(share.threads).min(part(work.pending().units(), 1)).max(1) as u32;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use shardmill_protocol::process::Progress;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::AttemptState;
 use shardmill_protocol::{AttemptId, Epoch, Task, WorkerId};
@@ -183,7 +184,7 @@ impl Scheduler {
 /// An attempt that was accepted before the restart, as far as that is known.
 fn past(attempt: AttemptId, worker: WorkerId, task: &Task) -> Past {
     let (state, task) = (AttemptState::Accepted, task.clone());
-    Past { attempt, task, worker, state, backup: false, threads: 0, elapsed_ms: 0, bytes: 0, failure: None }
+    Past { attempt, task, worker, state, backup: false, threads: 0, elapsed_ms: 0, progress: Progress::default(), bytes: 0, failure: None }
 }
 
 impl Job {

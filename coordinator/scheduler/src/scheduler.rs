@@ -185,6 +185,7 @@ impl Scheduler {
             backup: live.backup,
             threads: live.threads,
             elapsed_ms: millis(now, live.granted),
+            progress: live.progress,
             bytes: job.works.get(&live.task.kind()).map_or(0, |work| work.bytes(&live.task.range())),
             failure: failure.clone(),
         };

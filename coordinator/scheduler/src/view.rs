@@ -190,7 +190,7 @@ fn past_view(past: &crate::attempt::Past) -> AttemptView {
         backup: past.backup,
         threads: past.threads,
         elapsed_ms: past.elapsed_ms,
-        progress: Default::default(),
+        progress: past.progress,
         bytes: past.bytes,
         failure: past.failure.clone(),
     }

@@ -201,10 +201,26 @@ impl Work {
 
     /// Milliseconds that a weight takes at the median pace.
     pub(crate) fn expected_ms(&self, weight: u64) -> Option<u64> {
+        let (paced, ms) = self.pace()?;
+        Some(scale(weight, ms, paced))
+    }
+
+    /// The weight that an attempt gets done in so many milliseconds, at the median pace.
+    pub(crate) fn expected_weight(&self, elapsed_ms: u64) -> Option<u64> {
+        let (paced, ms) = self.pace()?;
+        Some(scale(elapsed_ms, paced, ms))
+    }
+
+    /// The median pace of the ranges accepted last: a weight, and the milliseconds that it took.
+    fn pace(&self) -> Option<(u64, u64)> {
         let mut paces: Vec<_> = self.paces.iter().copied().collect();
         // The slower pace is the greater: ms₁/w₁ > ms₂/w₂.
         paces.sort_by(|one, other| (u128::from(one.1) * u128::from(other.0)).cmp(&(u128::from(other.1) * u128::from(one.0))));
-        let (paced, ms) = paces.get(paces.len() / 2)?;
-        Some(u64::try_from(u128::from(weight) * u128::from(*ms) / u128::from(*paced).max(1)).unwrap_or(u64::MAX))
+        paces.get(paces.len() / 2).copied()
     }
+}
+
+/// `of · by / per`, as large as fits.
+fn scale(of: u64, by: u64, per: u64) -> u64 {
+    u64::try_from(u128::from(of) * u128::from(by) / u128::from(per).max(1)).unwrap_or(u64::MAX)
 }

@@ -135,7 +135,9 @@ fn attempt(view: &AttemptView) -> [String; 7] {
         AttemptState::Ended => "ended",
     };
     let done = match (view.progress.bytes, view.bytes) {
-        (_, 0) => bytes(view.progress.bytes),
+        (done, 0) => bytes(done),
+        // How far it was is told by heartbeats, and the last one may have come long before the end.
+        (_, all) if matches!(view.state, AttemptState::Accepted | AttemptState::Lost) => bytes(all),
         (done, all) => format!("{} of {}", bytes(done), bytes(all)),
     };
     let fault = view.failure.as_ref().map_or_else(String::new, |failure| failure.fault.to_string());

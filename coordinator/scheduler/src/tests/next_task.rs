@@ -1,10 +1,10 @@
 //! Asking for tasks: repeated polls, fetching ahead, sharing between jobs, backups.
 
 use shardmill_protocol::process::Progress;
-use shardmill_protocol::{Fault, Outcome, Task};
+use shardmill_protocol::{Fault, Grant, Outcome, Task};
 
 use super::world::*;
-use crate::{Action, Answer, Event, Notice, ReplyId};
+use crate::{Action, Answer, Config, Event, Notice, ReplyId};
 
 #[test]
 fn the_same_number_gets_the_same_grant_and_one_out_of_turn_gets_none() {
@@ -113,6 +113,35 @@ fn a_piece_whose_time_has_come_is_granted_at_the_next_event_whatever_that_is() {
     world.now = due;
     let (_, actions) = world.ask(|reply| Event::Cancel { reply, job: job(9) });
     assert!(actions.iter().any(|action| matches!(action, Action::Notice(Notice::Granted(..)))), "{actions:?}");
+}
+
+#[test]
+fn a_task_takes_a_second_at_least_while_that_leaves_as_much_to_every_other_thread() {
+    let mut world = World::with(Config::default());
+    let (one, two) = (world.join(1, 1), world.join(2, 1));
+    world.planned_job(1, one, 64, 1);
+    let report = |world: &mut World, grant: &Grant, millis| {
+        world.pass(millis);
+        world.beat(one, &[grant.attempt]);
+        world.done(grant, mapped(&grant.task.range(), 1));
+    };
+    // Nothing is known of the pace yet: a quarter of what is pending.
+    let first = world.grant(one).unwrap();
+    assert_eq!(first.task, Task::Map(0..16));
+    // A tenth of a second for each shard: ten of them at least, and the quarter is more.
+    report(&mut world, &first, 1600);
+    let second = world.grant(one).unwrap();
+    assert_eq!(second.task, Task::Map(16..28));
+    report(&mut world, &second, 1200);
+    // The quarter is nine now.
+    let third = world.grant(one).unwrap();
+    assert_eq!(third.task, Task::Map(28..38));
+    report(&mut world, &third, 1000);
+    // Still ten, for the other thread has as many left then.
+    let fourth = world.grant(one).unwrap();
+    assert_eq!(fourth.task, Task::Map(38..48));
+    // Half of what is left now.
+    assert_eq!(world.grant(two).unwrap().task, Task::Map(48..56));
 }
 
 #[test]

@@ -1,21 +1,45 @@
-//! A coordinator and two workers of one thread each, on loopback, for the rows that are measured on a cluster.
+//! A coordinator and its workers, on loopback, for the rows that are measured on a cluster.
 
 use std::error::Error;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::data::{Data, remove};
+use crate::held::{Held, hold};
 
-const WORKERS: usize = 2;
-/// So that both have together what a local run has by itself, on a machine as large as the rows ask for.
-const MEMORY: &str = "5GiB";
+/// What a cluster consists of, besides its coordinator. Workers have one thread each.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub workers: usize,
+    /// The memory of each.
+    pub memory: &'static str,
+    /// The part of a core that each has, if that is less than it can get, in percent.
+    pub core_percent: Option<u32>,
+}
+
+/// Both workers have together what a local run has by itself, on a machine as large as the rows ask for.
+pub const PAIR: Shape = Shape { workers: 2, memory: "5GiB", core_percent: None };
+/// Four that stay as slow as they are when there are only three.
+pub const QUARTET: Shape = Shape { workers: 4, memory: "2GiB", core_percent: Some(50) };
+
+/// What befalls a cluster in the middle of a job.
+#[derive(Clone, Copy)]
+pub enum Strike {
+    /// A worker is killed, and none takes its place.
+    Worker,
+    /// The coordinator is killed, and started again at once.
+    Coordinator,
+}
 
 /// The processes; killed when dropped.
 pub struct Cluster {
+    shape: Shape,
+    state: PathBuf,
     directory: PathBuf,
-    processes: Vec<Child>,
+    coordinator: Child,
+    workers: Vec<(Child, Option<Held>)>,
 }
 
 impl Cluster {
@@ -24,42 +48,80 @@ impl Cluster {
         data.directory().join("cluster/state")
     }
 
-    /// Starts it, and waits until both workers are there.
-    pub fn start(data: &Data) -> Result<Self, Box<dyn Error>> {
+    /// Starts it, and waits until all workers are there.
+    pub fn start(data: &Data, shape: Shape) -> Result<Self, Box<dyn Error>> {
         let state = Self::state(data);
         let directory = data.directory().join("cluster");
-        let mut cluster = Self { directory, processes: Vec::new() };
-        remove(&cluster.directory)?;
-        fs::create_dir(&cluster.directory)?;
-
-        let mut coordinator = program("coordinator")?;
-        coordinator.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(&state).stdout(Stdio::piped());
-        let mut coordinator = coordinator.spawn()?;
-        let told = coordinator.stdout.take();
-        cluster.processes.push(coordinator);
-        // It says one line, when it is ready.
-        BufReader::new(told.ok_or("stdout is piped")?).read_line(&mut String::new())?;
-        for number in 0..WORKERS {
-            let mut worker = program("worker")?;
-            worker.arg("--coordinator").arg(state.join("worker.join"));
-            worker.arg("--dir").arg(cluster.directory.join(format!("worker-{number}"))).args(["--threads", "1", "--memory", MEMORY]);
-            cluster.processes.push(worker.stdout(Stdio::null()).spawn()?);
-        }
-        while Self::live_workers(&state)? < WORKERS {
-            for process in &mut cluster.processes {
-                if let Some(status) = process.try_wait()? {
-                    return Err(format!("a process of the cluster ended with {status}").into());
-                }
-            }
-        }
+        remove(&directory)?;
+        fs::create_dir(&directory)?;
+        let coordinator = start_coordinator(&state)?;
+        let mut cluster = Self { shape, state, directory, coordinator, workers: vec![] };
+        cluster.complete()?;
         Ok(cluster)
     }
 
-    fn live_workers(state: &PathBuf) -> io::Result<usize> {
-        let told =
-            program("coordinator")?.args(["workers", "--format", "json", "--coordinator"]).arg(state).stdout(Stdio::piped()).output()?;
+    /// Lets it befall the cluster.
+    pub fn suffer(&mut self, strike: Strike) -> Result<(), Box<dyn Error>> {
+        match strike {
+            Strike::Worker => {
+                let (mut worker, _held) = self.workers.swap_remove(0);
+                end(&mut worker);
+            }
+            Strike::Coordinator => {
+                end(&mut self.coordinator);
+                self.coordinator = start_coordinator(&self.state)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts workers until there are as many as there should be, and waits for them.
+    pub fn complete(&mut self) -> Result<(), Box<dyn Error>> {
+        while self.workers.len() < self.shape.workers {
+            // A new one each time: those that were killed may still be waited for.
+            let number = (0..).find(|number| !self.worker_directory(*number).exists()).expect("numbers do not end");
+            let mut worker = program("worker")?;
+            worker.arg("--coordinator").arg(self.state.join("worker.join"));
+            worker.arg("--dir").arg(self.worker_directory(number)).args(["--threads", "1", "--memory", self.shape.memory]);
+            let worker = worker.stdout(Stdio::null()).spawn()?;
+            let held = self.shape.core_percent.map(|percent| hold(worker.id(), percent)).transpose();
+            self.workers.push((worker, held?));
+        }
+        while self.live_workers()? < self.shape.workers {
+            for (process, _) in &mut self.workers {
+                if let Some(status) = process.try_wait()? {
+                    return Err(format!("a worker ended with {status}").into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The processes with what they are.
+    pub fn processes(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let workers = self.workers.iter().map(|(worker, _)| ("worker", worker.id()));
+        std::iter::once(("coordinator", self.coordinator.id())).chain(workers)
+    }
+
+    fn worker_directory(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("worker-{number}"))
+    }
+
+    fn live_workers(&self) -> io::Result<usize> {
+        let mut command = program("coordinator")?;
+        let told = command.args(["workers", "--format", "json", "--coordinator"]).arg(&self.state).stdout(Stdio::piped()).output()?;
         Ok(String::from_utf8_lossy(&told.stdout).matches("\"live\"").count())
     }
+}
+
+fn start_coordinator(state: &Path) -> Result<Child, Box<dyn Error>> {
+    let mut coordinator = program("coordinator")?;
+    coordinator.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(state).stdout(Stdio::piped());
+    let mut coordinator = coordinator.spawn()?;
+    let told = coordinator.stdout.take();
+    // It says one line, when it is ready.
+    BufReader::new(told.ok_or("stdout is piped")?).read_line(&mut String::new())?;
+    Ok(coordinator)
 }
 
 fn program(name: &str) -> io::Result<Command> {
@@ -68,12 +130,15 @@ fn program(name: &str) -> io::Result<Command> {
     Ok(command)
 }
 
+fn end(process: &mut Child) {
+    let _ = process.kill();
+    let _ = process.wait();
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.workers.iter_mut().for_each(|(worker, _)| end(worker));
+        end(&mut self.coordinator);
         let _ = remove(&self.directory);
     }
 }

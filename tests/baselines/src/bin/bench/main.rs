@@ -6,12 +6,16 @@
 
 mod cluster;
 mod data;
+mod held;
+mod idle;
 mod process;
 mod rows;
 mod table;
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -34,7 +38,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
-    /// Also sorts 10 GiB, which takes 45 GB of disk.
+    /// Also sorts 10 GiB, which takes 45 GB of disk, and kills parts of a cluster in jobs of a minute.
     #[arg(long)]
     large: bool,
 }
@@ -58,6 +62,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     print!("{}", table::render(&outcomes));
+    if arguments.only.is_empty() || arguments.only.iter().any(|word| "cluster: idle".contains(word)) {
+        print!("{}", idle::measure(&data)?);
+    }
     Ok(())
 }
 
@@ -66,7 +73,7 @@ fn measure(mut row: Row, data: &Data, rounds: u32) -> Result<Outcome, Box<dyn Er
     for &file in &row.needs.files {
         data.make(file)?;
     }
-    let _cluster = if row.on_cluster { Some(Cluster::start(data)?) } else { None };
+    let mut cluster = row.cluster.map(|shape| Cluster::start(data, shape)).transpose()?;
     let run = |program: &Program, row: &Row| -> Result<Measured, Box<dyn Error>> {
         let output = data.clear_output()?;
         data.warm(&row.needs.files)?;
@@ -93,7 +100,21 @@ fn measure(mut row: Row, data: &Data, rounds: u32) -> Result<Outcome, Box<dyn Er
         for (limit, runs) in outcome.row.limits.iter().zip(&mut outcome.limits) {
             runs.push(run(limit, &outcome.row)?);
         }
-        let job = run(&outcome.row.job, &outcome.row)?;
+        let struck = outcome.row.strike.zip(cluster.as_mut());
+        let job = match (struck, outcome.limits.last().and_then(|runs| runs.last())) {
+            (Some((strike, cluster)), Some(clean)) => {
+                let half = Duration::from_secs_f64(clean.seconds / 2.0);
+                thread::scope(|scope| {
+                    let running = scope.spawn(|| run(&outcome.row.job, &outcome.row).map_err(|error| error.to_string()));
+                    thread::sleep(half);
+                    cluster.suffer(strike)?;
+                    let job = running.join().expect("running a program does not panic")?;
+                    cluster.complete()?;
+                    Ok::<_, Box<dyn Error>>(job)
+                })?
+            }
+            _ => run(&outcome.row.job, &outcome.row)?,
+        };
         if rounds <= 20 {
             eprintln!("{}: round {round} of {rounds}, {:.2} s", outcome.row.name, job.seconds);
         }

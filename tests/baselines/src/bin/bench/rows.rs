@@ -2,8 +2,9 @@
 
 use std::io;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, PAIR, QUARTET, Shape, Strike};
 use crate::data::{Data, Input, LINE_BYTES};
+use crate::held::cannot_hold;
 use crate::process::Program;
 
 /// One job against its limits.
@@ -14,8 +15,10 @@ pub struct Row {
     pub goal: Goal,
     /// The job gets a quarter of the memory that the last limit, which is the job itself, has used.
     pub quarter_of_memory: bool,
-    /// The job is submitted to a cluster that is there already.
-    pub on_cluster: bool,
+    /// The job is submitted to a cluster that is there already, and so is its limit if something befalls the cluster.
+    pub cluster: Option<Shape>,
+    /// What befalls the cluster when half the time is over that the job takes otherwise.
+    pub strike: Option<Strike>,
     pub needs: Needs,
 }
 
@@ -38,7 +41,10 @@ impl Row {
     pub fn lacks(&self, data: &Data) -> io::Result<Option<String>> {
         let (memory, disk) = (free_memory_gb(), free_disk_gb(data)?);
         let Needs { memory_gb, disk_gb, .. } = self.needs;
-        Ok(if memory.is_some_and(|free| free < memory_gb) {
+        let is_held = self.cluster.is_some_and(|shape| shape.core_percent.is_some());
+        Ok(if let Some(reason) = is_held.then(cannot_hold).flatten() {
+            Some(reason)
+        } else if memory.is_some_and(|free| free < memory_gb) {
             Some(format!("as it needs {memory_gb} GB of free memory"))
         } else if disk < disk_gb {
             Some(format!("as it needs {disk_gb} GB of free disk"))
@@ -67,7 +73,7 @@ const RECORDS: &str = "--input-format fixed:100 --key 0..10";
 
 /// The table of speeds, row by row.
 pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
-    use Input::{Kilobyte, Lines, Natural, Records2, Records10, SalesCsv, SalesParquet, Zipf};
+    use Input::{Kilobyte, Lines, Natural, Records2, Records10, SalesCsv, SalesParquet, Zipf, ZipfTwelvefold};
 
     let job = |name, input, flags: &str| {
         let (input, output) = (data.path(input), data.output().join("job").display().to_string());
@@ -84,11 +90,12 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
         job,
         goal: Goal::Ratio { must, aim },
         quarter_of_memory: false,
-        on_cluster: false,
+        cluster: None,
+        strike: None,
         needs: Needs { files: vec![input], memory_gb, disk_gb },
     };
     let spilling = |row: Row| Row { quarter_of_memory: true, ..row };
-    let on_cluster = |row: Row| Row { on_cluster: true, ..row };
+    let on_cluster = |row: Row| Row { cluster: Some(PAIR), ..row };
     // Its goals are times, whatever the limit takes.
     let in_seconds = |row: Row| match row.goal {
         Goal::Ratio { must, aim } => Row { goal: Goal::Seconds { must, aim }, ..row },
@@ -220,6 +227,13 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
             13,
             45,
         ));
+        let struck = |name, shape, strike, goal| -> io::Result<Row> {
+            let submit = || submit("word-count", ZipfTwelvefold, "");
+            let row = row(name, vec![submit()?], submit()?, goal, ZipfTwelvefold, 13, 6);
+            Ok(Row { cluster: Some(shape), strike: Some(strike), ..row })
+        };
+        rows.push(struck("cluster: one of four workers killed", QUARTET, Strike::Worker, (1.5, 1.35))?);
+        rows.push(struck("cluster: coordinator killed and started again", PAIR, Strike::Coordinator, (1.2, 1.05))?);
     }
     Ok(rows)
 }

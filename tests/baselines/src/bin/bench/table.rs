@@ -35,9 +35,9 @@ fn line(table: &mut String, outcome: &Outcome) -> std::fmt::Result {
         outcome.row.name,
         time(median(seconds(limit))),
         time(median(job)),
-        memory(limit),
         // That of a client that submits says nothing.
-        if outcome.row.on_cluster { "–".to_owned() } else { memory(&outcome.job) },
+        if outcome.row.strike.is_some() { "–".to_owned() } else { memory(limit) },
+        if outcome.row.cluster.is_some() { "–".to_owned() } else { memory(&outcome.job) },
     )
 }
 
