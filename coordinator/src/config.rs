@@ -56,6 +56,9 @@ pub(crate) struct ServeArgs {
     /// How old an attempt is at least when it gets a backup [default: 30s].
     #[arg(long, hide = true, value_name = "TIME", value_parser = parse_duration)]
     backup_after: Option<Duration>,
+    /// What a task takes at least, while there is enough for all threads [default: 1s].
+    #[arg(long, hide = true, value_name = "TIME", value_parser = parse_duration)]
+    least_task: Option<Duration>,
     /// How long a long poll is held [default: 20s].
     #[arg(long, hide = true, value_name = "TIME", value_parser = parse_duration)]
     poll: Option<Duration>,
@@ -142,6 +145,7 @@ impl ServeArgs {
         set(&mut scheduler.kill, self.kill);
         set(&mut scheduler.backoff, self.backoff);
         set(&mut scheduler.backup_age, self.backup_after);
+        set(&mut scheduler.least_task, self.least_task);
         scheduler.history = self.history;
         let listen = self.listen.to_socket_addrs().map(Iterator::collect);
         let config = Config {

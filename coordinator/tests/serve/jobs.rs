@@ -105,6 +105,29 @@ async fn a_cancelled_job_leaves_nothing_whatever_it_was_at() {
 }
 
 #[tokio::test]
+async fn nobody_is_told_of_what_is_not_on_the_disk() {
+    let world = World::new();
+    let gate = world.path("gate");
+    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    // The first commit is the epoch's, the second the job's, and the third says how it ended.
+    let _coordinator = world.start(&format!("--stand-at before-commit:3:{}", gate.display()));
+    let client = world.connect(Role::Submit).await;
+    let job = client.submit(within(CALL), world.spec("key", "words")).await.unwrap().unwrap();
+    let (canceller, watcher) = (client.clone(), client);
+    let cancelling = tokio::spawn(async move { canceller.cancel(within(CALL), job).await.unwrap() });
+    let standing = tokio::task::spawn_blocking(move || std::fs::File::options().write(true).open(gate)).await.unwrap().unwrap();
+    let watching = tokio::spawn(async move { watcher.watch(within(CALL), job, 0).await.unwrap().unwrap() });
+    // Any of these takes longer than an answer that waits for nothing.
+    for _ in 0..5 {
+        world.connect(Role::Submit).await;
+    }
+    assert!(!cancelling.is_finished() && !watching.is_finished());
+    drop(standing);
+    assert_eq!(cancelling.await.unwrap(), Ok(CancelAnswer::Cancelling));
+    assert_eq!(watching.await.unwrap().phase, JobPhase::Cancelled);
+}
+
+#[tokio::test]
 async fn logs_of_job_processes_are_kept_with_their_job() {
     let world = World::new();
     let _coordinator = world.start("");
