@@ -59,9 +59,21 @@ fn with_footer<T>(file: &InputFile, handle: &File, read: impl FnOnce(Footer<'_>)
         let start = end.checked_sub(length).ok_or("the footer is longer than the file")?;
         let mut bytes = vec![0; length as usize];
         handle.read_exact_at(&mut bytes, start)?;
-        read(root_as_footer(&bytes).map_err(|error| error.to_string())?)
+        let footer = root_as_footer(&bytes).map_err(|error| error.to_string())?;
+        // Whoever reads a block sets as much memory aside as the footer says.
+        let mut blocks = footer.recordBatches().into_iter().chain(footer.dictionaries()).flatten();
+        if !blocks.all(|block| end_of(block).is_some_and(|end| end <= start)) {
+            return Err("a block is longer than the file".into());
+        }
+        read(footer)
     };
     run().map_err(|error| malformed(file, error.to_string()))
+}
+
+/// Where a block ends in the file.
+fn end_of(block: &Block) -> Option<u64> {
+    let lengths = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
+    lengths.into_iter().try_fold(0u64, |end, length| end.checked_add(u64::try_from(length).ok()?))
 }
 
 fn schema(footer: Footer<'_>) -> Read<Schema> {

@@ -283,6 +283,20 @@ fn a_file_of_columns_with_any_byte_changed_gives_rows_or_an_error_and_no_panic()
 }
 
 #[test]
+fn a_block_that_is_longer_than_its_file_is_refused_before_memory_is_set_aside_for_it() {
+    let file = arrow_file(&[sales(6)], None);
+    let mut bytes = std::fs::read(&file.path).unwrap();
+    let end = bytes.len() - 10;
+    let start = end - u32::from_le_bytes(bytes[end..end + 4].try_into().unwrap()) as usize;
+    let block = *arrow::ipc::root_as_footer(&bytes[start..end]).unwrap().recordBatches().unwrap().get(0);
+    let place = start + bytes[start..end].windows(24).position(|window| window == block.0).unwrap();
+    bytes[place + 16..place + 24].copy_from_slice(&(1i64 << 40).to_le_bytes());
+    std::fs::write(&file.path, &bytes).unwrap();
+    let error = footer(&InputFile::at(&file.path, None).unwrap()).err().unwrap();
+    assert!(error.to_string().contains("a block is longer than the file"), "{error}");
+}
+
+#[test]
 fn what_is_no_file_of_its_format_is_refused() {
     for name in ["x.parquet", "x.arrow"] {
         let file = written(name, "this is text, whatever its name says\n");

@@ -40,6 +40,8 @@ pub struct Cluster {
     directory: PathBuf,
     coordinator: Child,
     workers: Vec<(Child, Option<Held>)>,
+    /// Workers that were started so far.
+    started: usize,
 }
 
 impl Cluster {
@@ -55,7 +57,7 @@ impl Cluster {
         remove(&directory)?;
         fs::create_dir(&directory)?;
         let coordinator = start_coordinator(&state)?;
-        let mut cluster = Self { shape, state, directory, coordinator, workers: vec![] };
+        let mut cluster = Self { shape, state, directory, coordinator, workers: vec![], started: 0 };
         cluster.complete()?;
         Ok(cluster)
     }
@@ -78,11 +80,12 @@ impl Cluster {
     /// Starts workers until there are as many as there should be, and waits for them.
     pub fn complete(&mut self) -> Result<(), Box<dyn Error>> {
         while self.workers.len() < self.shape.workers {
-            // A new one each time: those that were killed may still be waited for.
-            let number = (0..).find(|number| !self.worker_directory(*number).exists()).expect("numbers do not end");
+            // A new one each time, with nothing left of those that were killed.
+            let directory = self.directory.join(format!("worker-{}", self.started));
+            self.started += 1;
             let mut worker = program("worker")?;
             worker.arg("--coordinator").arg(self.state.join("worker.join"));
-            worker.arg("--dir").arg(self.worker_directory(number)).args(["--threads", "1", "--memory", self.shape.memory]);
+            worker.arg("--dir").arg(directory).args(["--threads", "1", "--memory", self.shape.memory]);
             let worker = worker.stdout(Stdio::null()).spawn()?;
             let held = self.shape.core_percent.map(|percent| hold(worker.id(), percent)).transpose();
             self.workers.push((worker, held?));
@@ -101,10 +104,6 @@ impl Cluster {
     pub fn processes(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let workers = self.workers.iter().map(|(worker, _)| ("worker", worker.id()));
         std::iter::once(("coordinator", self.coordinator.id())).chain(workers)
-    }
-
-    fn worker_directory(&self, number: usize) -> PathBuf {
-        self.directory.join(format!("worker-{number}"))
     }
 
     fn live_workers(&self) -> io::Result<usize> {
