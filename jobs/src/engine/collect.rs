@@ -133,7 +133,12 @@ impl<J: MapReduce> Collector<J> {
     pub(crate) fn new(job: &J, partitioner: Partitioner, settings: &Settings, index: usize) -> io::Result<Self> {
         let combines = J::Combine::COMBINES;
         let store = if combines {
-            let table = Table::new(job.combiner(), 1 << 11, settings.collect_bytes)?;
+            // With room for it to grow once, old and new side by side.
+            let spare = settings.spares.take(settings.collect_bytes / 4);
+            let table = match spare.and_then(|spare| Table::in_place_of(spare, job.combiner(), settings.collect_bytes)) {
+                Some(table) => table,
+                None => Table::new(job.combiner(), 1 << 11, settings.collect_bytes)?,
+            };
             Store::Table(match &partitioner {
                 Partitioner::Hash { partitions } => table.listed_in(*partitions),
                 Partitioner::Range { .. } => table,

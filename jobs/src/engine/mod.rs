@@ -36,8 +36,8 @@ mod tests;
 mod words16;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use shardmill_datasets::Room;
@@ -47,6 +47,7 @@ pub use emit::Emitter;
 pub(crate) use map::{LeftOut, Mapper, list_pairs, map_shards};
 pub use memory::system_memory;
 pub(crate) use memory::{Budget, BudgetTooSmall, Reading, Tight, reading};
+use pages::Pages;
 pub(crate) use partition::Partitioner;
 pub(crate) use reduce::reduce_partitions;
 pub use reduce::{Output, Values};
@@ -79,6 +80,33 @@ pub(crate) struct Settings {
     pub(crate) progress: Arc<Progress>,
     /// What each thread is at.
     pub(crate) slots: Arc<Slots>,
+    /// Memory of tables before, for those to come.
+    pub(crate) spares: Spares,
+}
+
+/// The memory of an attempt's tables, which the next attempt of the same job most likely wants as well.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spares(Arc<Mutex<Vec<Pages>>>);
+
+impl Spares {
+    fn lock(&self) -> MutexGuard<'_, Vec<Pages>> {
+        self.0.lock().expect("nothing panics while it holds the list")
+    }
+
+    /// Takes a region of at most so many bytes. A larger one is given back to the system.
+    fn take(&self, most_bytes: usize) -> Option<Pages> {
+        self.lock().pop().filter(|pages| pages.bytes() <= most_bytes)
+    }
+
+    /// Keeps a region.
+    fn keep(&self, pages: Pages) {
+        self.lock().push(pages);
+    }
+
+    /// Gives all back to the system.
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
 }
 
 /// The threads of an attempt, or of a whole run.
@@ -102,6 +130,7 @@ impl Settings {
             durable: false,
             progress: Arc::default(),
             slots,
+            spares: Spares::default(),
         }
     }
 

@@ -70,6 +70,11 @@ impl Pages {
         }
     }
 
+    /// No memory at all.
+    pub(crate) fn none() -> Self {
+        Self { start: NonNull::dangling(), bytes: 0 }
+    }
+
     /// The first byte; valid for `bytes()` bytes, aligned to a page.
     #[inline(always)]
     pub(crate) fn start(&self) -> *mut u8 {
@@ -84,6 +89,9 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
         #[cfg(not(any(miri, shardmill_sanitize)))]
         // SAFETY: the mapping was made by `zeroed` with this size, and nobody else unmaps it.
         unsafe {

@@ -100,6 +100,20 @@ impl<J: MapReduce> Sources<J> {
     }
 }
 
+impl<J: MapReduce> Sources<J> {
+    /// Ends with what was read, and keeps the memory of tables for those to come, up to an eighth of what there may be.
+    pub(crate) fn retire(self, settings: &Settings) {
+        let Self::Tables(tables) = self else { return };
+        let mut left = settings.total_bytes / 8;
+        for pages in tables.into_iter().map(Table::into_pages) {
+            if pages.bytes() <= left {
+                left -= pages.bytes();
+                settings.spares.keep(pages);
+            }
+        }
+    }
+}
+
 /// Memory that holding and reading everything in memory takes.
 fn needed_bytes<J: MapReduce>(collectors: &[Collector<J>], partitions: u32, threads: usize) -> usize {
     let (mut held, mut keys, mut long_keys, mut tables, mut buffers) = (0, 0, 0, 0, Vec::new());

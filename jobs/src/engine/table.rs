@@ -95,8 +95,22 @@ impl<V, C: Combine<V>> Table<V, C> {
     /// An empty table that takes at most about `limit_bytes`, and at least what `expected` entries need.
     pub(crate) fn new(combiner: C, expected: usize, limit_bytes: usize) -> io::Result<Self> {
         let slots = Self::slots_for(expected);
-        Ok(Self {
-            pages: Self::allocate(slots)?,
+        Ok(Self::with(combiner, Self::allocate(slots)?, slots, limit_bytes))
+    }
+
+    /// An empty table in the memory of one before it, if there are as many bytes as the smallest table has. It takes the system longer to
+    /// hand out zeroed memory than it takes to write zeroes.
+    pub(crate) fn in_place_of(before: Pages, combiner: C, limit_bytes: usize) -> Option<Self> {
+        let slots = (before.bytes() / size_of::<Slot<V>>()).checked_sub(OVERRUN).filter(|slots| (64..=1 << 31).contains(slots))?;
+        // SAFETY: the region has this size and one owner.
+        unsafe { before.start().write_bytes(0, before.bytes()) };
+        Some(Self::with(combiner, before, slots, limit_bytes))
+    }
+
+    /// An empty table of so many slots, for which there is room in `pages`; all of that is zero.
+    fn with(combiner: C, pages: Pages, slots: usize, limit_bytes: usize) -> Self {
+        Self {
+            pages,
             slots,
             used: 0,
             grow_at: Self::crowded(slots),
@@ -109,7 +123,13 @@ impl<V, C: Combine<V>> Table<V, C> {
             lists: 1,
             taken: false,
             combiner,
-        })
+        }
+    }
+
+    /// The memory of a table whose values were given up.
+    pub(crate) fn into_pages(mut self) -> Pages {
+        assert!(self.taken, "no value may be lost");
+        std::mem::replace(&mut self.pages, Pages::none())
     }
 
     /// Makes this the table of one out of `partitions` partitions: the hash's top, the same in all its keys, is shifted out.
@@ -684,6 +704,24 @@ mod tests {
         assert!(drains > 10);
         assert_eq!(sums.len(), 5000);
         assert!(sums.values().all(|sum| *sum == 4));
+    }
+
+    #[test]
+    fn a_table_in_place_of_another_one_begins_empty_and_as_large() {
+        let fill =
+            |table: &mut Table<u64, Sum>| (0..10_000u64).for_each(|n| assert_eq!(table.push(&n.to_be_bytes(), n, NOWHERE), Room::Left));
+        let mut before = Table::new(Sum, 0, usize::MAX).unwrap();
+        fill(&mut before);
+        before.give_values_up();
+        let held = before.held_bytes();
+        let mut table = Table::<u64, Sum>::in_place_of(before.into_pages(), Sum, usize::MAX).unwrap();
+        let _ = table.settle();
+        assert_eq!(contents(&table, 0, 1), []);
+        fill(&mut table);
+        let _ = table.settle();
+        assert!(contents(&table, 0, 1).into_iter().eq((0..10_000u64).map(|n| (n.to_be_bytes().to_vec(), n))));
+        assert!(table.held_bytes() <= held, "it had no need to grow");
+        assert!(Table::<u64, Sum>::in_place_of(Pages::none(), Sum, usize::MAX).is_none());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use shardmill_protocol::{Digest, VERSION};
 
 use super::failure::TaskError;
 use super::staged;
-use crate::engine::{LeftOut, Progress, SealedOutputs, Settings, Sources, Tight, map_shards, reduce_partitions, seal, thread_pool};
+use crate::engine::{LeftOut, Progress, SealedOutputs, Settings, Sources, Spares, Tight, map_shards, reduce_partitions, seal, thread_pool};
 use crate::fault::Fault;
 use crate::job::MapReduce;
 use crate::local::peak_memory_bytes;
@@ -43,6 +43,8 @@ pub(super) struct JobProcess<J: MapReduce> {
     pool: Option<Arc<ThreadPool>>,
     /// The job as the last plan has bound it, with that plan's digest.
     bound: Option<Arc<Bound<J>>>,
+    /// What map attempts leave to the next one.
+    spares: Spares,
 }
 
 struct Bound<J> {
@@ -60,6 +62,7 @@ struct Means<'a> {
     slots: Arc<Slots>,
     tight: Option<Tight>,
     max_bad_records: u64,
+    spares: Spares,
 }
 
 impl Means<'_> {
@@ -73,6 +76,7 @@ impl Means<'_> {
             max_bad_records: self.max_bad_records,
             durable: self.order.durable,
             progress: Arc::clone(&self.progress),
+            spares: self.spares.clone(),
             ..Settings::new(&budget, self.tight, self.threads, temp_directory.to_owned(), Arc::clone(&self.slots))
         })
     }
@@ -108,12 +112,12 @@ impl<J: MapReduce + Args> JobProcess<J> {
         }
         let request = staged::decode(&setup.request)?;
         parse::<J>(&setup)?;
-        Ok(Self { setup, request, tight, pool: None, bound: None })
+        Ok(Self { setup, request, tight, pool: None, bound: None, spares: Spares::default() })
     }
 
     /// Forgets what an attempt that has panicked may have left in a bad state.
     pub(super) fn forget(&mut self) {
-        (self.pool, self.bound) = (None, None);
+        (self.pool, self.bound, self.spares) = (None, None, Spares::default());
     }
 
     /// Does what is ordered.
@@ -124,8 +128,11 @@ impl<J: MapReduce + Args> JobProcess<J> {
             _ => Arc::new(thread_pool(threads)?),
         };
         self.pool = Some(Arc::clone(&pool));
-        let max_bad_records = self.request.max_bad_records;
-        let means = Means { order, threads, pool, progress, slots, tight: self.tight, max_bad_records };
+        if !matches!(order.task, Task::Map(_)) {
+            self.spares.clear();
+        }
+        let (max_bad_records, spares) = (self.request.max_bad_records, self.spares.clone());
+        let means = Means { order, threads, pool, progress, slots, tight: self.tight, max_bad_records, spares };
         match &order.task {
             Task::Draft => self.draft(&means),
             Task::Survey(range) => self.survey(range.clone(), &means),
@@ -197,7 +204,7 @@ impl<J: MapReduce + Args> JobProcess<J> {
         // Half of what is left stays with the allocator's rounding and what reading takes.
         let held_bytes = spare_bytes / threads / 2;
         let sealed = seal(job, &sources, partitioner.partitions(), held_bytes, &settings, pool, &order.directory.join("map.run"))?;
-        drop(sources);
+        sources.retire(&settings);
         let set_aside = match mapped.set_aside.records() {
             0 => None,
             records => {

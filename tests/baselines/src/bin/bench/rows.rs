@@ -73,7 +73,7 @@ const RECORDS: &str = "--input-format fixed:100 --key 0..10";
 
 /// The table of speeds, row by row.
 pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
-    use Input::{Kilobyte, Lines, Natural, Records2, Records10, SalesCsv, SalesParquet, Zipf, ZipfTwelvefold};
+    use Input::{Kilobyte, Lines, Natural, Records2, Records10, SalesCsv, SalesParquet, Zipf, ZipfManifold};
 
     let job = |name, input, flags: &str| {
         let (input, output) = (data.path(input), data.output().join("job").display().to_string());
@@ -228,8 +228,8 @@ pub fn all(data: &Data, large: bool) -> io::Result<Vec<Row>> {
             45,
         ));
         let struck = |name, shape, strike, goal| -> io::Result<Row> {
-            let submit = || submit("word-count", ZipfTwelvefold, "");
-            let row = row(name, vec![submit()?], submit()?, goal, ZipfTwelvefold, 13, 6);
+            let submit = || submit("word-count", ZipfManifold, "");
+            let row = row(name, vec![submit()?], submit()?, goal, ZipfManifold, 13, 6);
             Ok(Row { cluster: Some(shape), strike: Some(strike), ..row })
         };
         rows.push(struck("cluster: one of four workers killed", QUARTET, Strike::Worker, (1.5, 1.35))?);
