@@ -23,8 +23,8 @@ use shardmill_scheduler::{Answer, Event, ReplyId, Scheduler, Submission, Tick};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 
+use self::handle::Message;
 pub(crate) use self::handle::{Handle, Inbox, Stopped, ToDriver, channel_to_driver};
-use self::handle::{Message, Seen};
 use crate::artifacts::Artifacts;
 use crate::fault_point::{FaultPoint, Place};
 use crate::journal::Journal;
@@ -47,7 +47,7 @@ pub(crate) struct Tools {
 /// Who waits for a job's version to be beyond one that was seen.
 struct Watcher {
     seen: u64,
-    answer: oneshot::Sender<Seen<Option<JobStatus>>>,
+    answer: oneshot::Sender<Option<JobStatus>>,
 }
 
 impl Watcher {
@@ -151,7 +151,7 @@ impl Driver {
                 let watcher = Watcher { seen, answer };
                 match self.status(job) {
                     Some(status) if watcher.waits_on(&status) => self.watching.entry(job).or_default().push(watcher),
-                    status => drop(watcher.answer.send(self.seen(status))),
+                    status => drop(watcher.answer.send(status)),
                 }
             }
             Message::Forgotten(jobs) => {
@@ -190,18 +190,13 @@ impl Driver {
                 match &status {
                     _ if watcher.answer.is_closed() => {}
                     Some(status) if watcher.waits_on(status) => left.push(watcher),
-                    status => drop(watcher.answer.send(self.seen(status.clone()))),
+                    status => drop(watcher.answer.send(status.clone())),
                 }
             }
             if !left.is_empty() {
                 self.watching.insert(job, left);
             }
         }
-    }
-
-    /// Something that was seen of the state just now.
-    fn seen<T>(&self, what: T) -> Seen<T> {
-        Seen { what, fact: self.scheduler.last_fact() }
     }
 
     /// The scheduler, to be looked at.

@@ -109,11 +109,6 @@ impl Scheduler {
         self.outbox.take()
     }
 
-    /// The number of the last fact: what can be seen rests on facts up to this one.
-    pub fn last_fact(&self) -> u64 {
-        self.outbox.last()
-    }
-
     /// When [`Event::Tick`] is due, if time alone will change something. After a tick, that is later than it.
     pub fn next_deadline(&self) -> Option<Tick> {
         let recovery = self.recovery.as_ref().map(|recovery| recovery.until);

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use shardmill_protocol::JobId;
 use shardmill_protocol::view::JobStatus;
 use shardmill_scheduler::{Answer, Event, ReplyId};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::Driver;
 use crate::journal::{JournalError, Listener};
@@ -27,17 +27,10 @@ pub(super) enum Message {
     Watch {
         job: JobId,
         seen: u64,
-        answer: oneshot::Sender<Seen<Option<JobStatus>>>,
+        answer: oneshot::Sender<Option<JobStatus>>,
     },
     Forgotten(Vec<JobId>),
     Stop,
-}
-
-/// What was seen of the state, which may rest on facts that are on their way to the disk.
-pub(super) struct Seen<T> {
-    pub(super) what: T,
-    /// The last fact that there was then.
-    pub(super) fact: u64,
 }
 
 /// The driver has ended, or is about to.
@@ -49,8 +42,6 @@ pub(crate) struct Stopped;
 pub(crate) struct Handle {
     messages: Sender<Message>,
     next_reply: Arc<AtomicU64>,
-    /// The last fact on the disk.
-    synced: Arc<watch::Sender<u64>>,
 }
 
 impl Handle {
@@ -75,28 +66,22 @@ impl Handle {
         let _ = self.send(Message::Happened(Box::new(event)));
     }
 
-    /// Looks at the state, and waits until all that it rests on is on the disk: nobody is told of what a restart could take back.
+    /// Looks at the state.
     pub(crate) async fn read<T: Send + 'static>(&self, look: impl FnOnce(&Driver) -> T + Send + 'static) -> Result<T, Stopped> {
         let (answer, answered) = oneshot::channel();
         let look = move |driver: &Driver| {
             // Whoever asked may have gone.
-            let _ = answer.send(driver.seen(look(driver)));
+            let _ = answer.send(look(driver));
         };
         self.send(Message::Read(Box::new(look)))?;
-        self.tell_when_synced(answered).await
+        answered.await.map_err(|_| Stopped)
     }
 
-    /// Waits until a job's version is beyond `seen`, and until that is on the disk; nothing if the scheduler does not know the job.
+    /// Waits until a job's version is beyond `seen`; nothing if the scheduler does not know the job.
     pub(crate) async fn watch(&self, job: JobId, seen: u64) -> Result<Option<JobStatus>, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.send(Message::Watch { job, seen, answer })?;
-        self.tell_when_synced(answered).await
-    }
-
-    async fn tell_when_synced<T>(&self, answered: oneshot::Receiver<Seen<T>>) -> Result<T, Stopped> {
-        let Seen { what, fact } = answered.await.map_err(|_| Stopped)?;
-        self.synced.subscribe().wait_for(|synced| *synced >= fact).await.map_err(|_| Stopped)?;
-        Ok(what)
+        answered.await.map_err(|_| Stopped)
     }
 
     /// Has the driver end.
@@ -125,7 +110,6 @@ pub(crate) struct ToDriver(pub(crate) Handle);
 
 impl Listener for ToDriver {
     fn synced(&mut self, fact: u64) {
-        self.0.synced.send_replace(fact);
         self.0.tell(Event::Synced { fact });
     }
 
@@ -142,8 +126,7 @@ impl Listener for ToDriver {
 /// A channel to a driver that is still to be made.
 pub(crate) fn channel_to_driver() -> (Handle, Inbox) {
     let (messages, received) = channel();
-    let handle = Handle { messages, next_reply: Arc::new(AtomicU64::new(0)), synced: Arc::new(watch::Sender::new(0)) };
-    (handle, Inbox(received))
+    (Handle { messages, next_reply: Arc::new(AtomicU64::new(0)) }, Inbox(received))
 }
 
 /// What a driver will be told.
