@@ -8,7 +8,7 @@ use shardmill_protocol::task::{MAX_RANGE, TaskKind};
 use crate::config::Config;
 use crate::share::Share;
 use crate::weights::Weights;
-use crate::work::Work;
+use crate::work::{Work, scale};
 
 /// The task of a kind with a range.
 pub(crate) fn task_of(kind: TaskKind, range: Range<u32>) -> Task {
@@ -26,8 +26,7 @@ pub(crate) fn task_of(kind: TaskKind, range: Range<u32>) -> Task {
 /// leaves the same to every other thread.
 pub(crate) fn cut(work: &Work, kind: TaskKind, piece: &Range<u32>, share: Share, threads: u64, config: &Config) -> u32 {
     let weights = work.weights.as_ref().expect("what is granted has weights");
-    let part =
-        |of: u64, cuts: u64| u64::try_from(u128::from(of) * u128::from(share.threads) / u128::from(threads.max(1) * cuts)).unwrap_or(of);
+    let part = |of: u64, cuts: u64| scale(of, share.threads.into(), threads.max(1) * cuts);
     let worthwhile = work.expected_weight(config.least_task.as_millis() as u64).unwrap_or(0);
     let fair = part(work.pending_weight(), config.cuts).max(worthwhile.min(part(work.pending_weight(), 1)));
     let target = if matches!(weights, Weights::Known(_)) { fair.min(share.memory_bytes) } else { fair };

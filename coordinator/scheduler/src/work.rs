@@ -221,6 +221,6 @@ impl Work {
 }
 
 /// `of · by / per`, as large as fits.
-fn scale(of: u64, by: u64, per: u64) -> u64 {
+pub(crate) fn scale(of: u64, by: u64, per: u64) -> u64 {
     u64::try_from(u128::from(of) * u128::from(by) / u128::from(per).max(1)).unwrap_or(u64::MAX)
 }

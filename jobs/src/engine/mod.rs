@@ -98,14 +98,9 @@ impl Spares {
         self.lock().pop().filter(|pages| pages.bytes() <= most_bytes)
     }
 
-    /// Keeps a region.
-    fn keep(&self, pages: Pages) {
-        self.lock().push(pages);
-    }
-
-    /// Gives all back to the system.
-    pub(crate) fn clear(&self) {
-        self.lock().clear();
+    /// Keeps these regions. What nobody has taken of those before is given back to the system.
+    fn replace(&self, pages: Vec<Pages>) {
+        *self.lock() = pages;
     }
 }
 

@@ -98,19 +98,20 @@ impl<J: MapReduce> Sources<J> {
         let sources = if J::Combine::COMBINES { Self::Tables(tables) } else { Self::Buffers(buffers) };
         Ok((sources, settings.total_bytes - needed))
     }
-}
 
-impl<J: MapReduce> Sources<J> {
     /// Ends with what was read, and keeps the memory of tables for those to come, up to an eighth of what there may be.
     pub(crate) fn retire(self, settings: &Settings) {
-        let Self::Tables(tables) = self else { return };
         let mut left = settings.total_bytes / 8;
-        for pages in tables.into_iter().map(Table::into_pages) {
-            if pages.bytes() <= left {
-                left -= pages.bytes();
-                settings.spares.keep(pages);
+        let mut kept = Vec::new();
+        if let Self::Tables(tables) = self {
+            for pages in tables.into_iter().map(Table::into_pages) {
+                if pages.bytes() <= left {
+                    left -= pages.bytes();
+                    kept.push(pages);
+                }
             }
         }
+        settings.spares.replace(kept);
     }
 }
 

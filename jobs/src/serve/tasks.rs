@@ -129,7 +129,7 @@ impl<J: MapReduce + Args> JobProcess<J> {
         };
         self.pool = Some(Arc::clone(&pool));
         if !matches!(order.task, Task::Map(_)) {
-            self.spares.clear();
+            self.spares = Spares::default();
         }
         let (max_bad_records, spares) = (self.request.max_bad_records, self.spares.clone());
         let means = Means { order, threads, pool, progress, slots, tight: self.tight, max_bad_records, spares };

@@ -24,9 +24,10 @@ use shardmill_protocol::rpc::secret::Secret;
 use shardmill_protocol::rpc::serve::set_up;
 use shardmill_protocol::rpc::shuffle::{ANSWER_BYTES, Request, Wanted, decode_answer, is_plain};
 use shardmill_protocol::rpc::tls;
+use shardmill_protocol::rpc::transport::Stream;
 use shardmill_protocol::task::MapOutput;
 use shardmill_protocol::{AttemptId, Fault};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
@@ -103,8 +104,6 @@ enum FetchError {
 }
 
 /// A stream to a holder, with TLS or without.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 type Connection = Box<dyn Stream>;
 
 impl Fetcher {

@@ -27,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 use super::api::{ControlRequest, ControlResponse, Role};
 use super::handshake::{self, HandshakeError, Refusal};
 use super::secret::Secrets;
+use super::transport::Stream;
 use super::{limits, roles, transport};
 
 /// How long a peer may be silent, or may not acknowledge what was sent, before its connection counts as broken.
@@ -109,10 +110,6 @@ pub fn set_up(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(SILENCE))?;
     Ok(())
 }
-
-/// A connection's stream of bytes.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// What answers calls. Like streams it is behind a pointer, so that all of tarpc's server is compiled in this crate, once.
 type Handler = Arc<dyn Fn(Peer, Context, ControlRequest) -> BoxFuture<'static, Result<ControlResponse, ServerError>> + Send + Sync>;

@@ -9,6 +9,10 @@ use tokio_util::codec::length_delimited::{Builder, LengthDelimitedCodec};
 use super::api::MAX_FRAME;
 use super::codec::Postcard;
 
+/// A stream of bytes, whatever it goes over: to be put behind a pointer.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// A transport that receives `I` and sends `O` over a stream.
 pub type Transport<S, I, O> = tokio_serde::Framed<tokio_util::codec::Framed<S, LengthDelimitedCodec>, I, O, Postcard>;
 
