@@ -3,7 +3,7 @@
 //! ```text
 //! index   magic: 8 bytes │ partitions: u32 │ page digests: 32 bytes × pages │ pages
 //! page    up to 64 entries, one per partition
-//! entry   records: u64 │ content bytes: u64 │ content digest: 32 bytes │ offset: u64 │ stored bytes: u64
+//! entry   records: u64 │ content bytes: u64 │ content digest: 16 bytes │ offset: u64 │ stored bytes: u64
 //! ```
 //! A page's digest is BLAKE3 over what its entries say of the content, the index digest is BLAKE3 over the page digests. Neither knows where
 //! bytes lie, so the same range mapped twice has the same index digest, however its output was blocked. Whoever
@@ -16,11 +16,11 @@ use std::os::unix::fs::FileExt;
 
 use crate::run::Segment;
 
-const MAGIC: &[u8; 8] = b"SMINDEX1";
+const MAGIC: &[u8; 8] = b"SMINDEX2";
 const HEAD_BYTES: usize = MAGIC.len() + 4;
 /// Entries in a page.
 pub const PAGE_ENTRIES: usize = 64;
-const CONTENT_BYTES: usize = 48;
+const CONTENT_BYTES: usize = 32;
 const ENTRY_BYTES: usize = CONTENT_BYTES + 16;
 
 /// Why bytes are not the index that they should be.
@@ -177,7 +177,7 @@ fn decode_entry(entry: &[u8]) -> Segment {
     Segment {
         records: number(0),
         content_bytes: number(8),
-        digest: entry[16..CONTENT_BYTES].try_into().expect("32 bytes"),
+        digest: entry[16..CONTENT_BYTES].try_into().expect("16 bytes"),
         offset: number(CONTENT_BYTES),
         stored_bytes: number(CONTENT_BYTES + 8),
     }
@@ -189,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn segments() -> impl Strategy<Value = Vec<Segment>> {
-        let segment = (any::<u64>(), any::<u64>(), any::<[u8; 32]>(), any::<u64>(), any::<u64>());
+        let segment = (any::<u64>(), any::<u64>(), any::<[u8; 16]>(), any::<u64>(), any::<u64>());
         let segment = segment.prop_map(|(records, content_bytes, digest, offset, stored_bytes)| Segment {
             records,
             content_bytes,

@@ -12,7 +12,7 @@
 //! record   key length: varint │ value length: varint │ key │ sequence: u64, if the run carries them │ value
 //! ```
 //! A segment's length, record count and content bytes are kept outside of it (in memory, or in an index behind the run: `segments.rs`),
-//! so that a file cut short at a block's edge is noticed like any other damage. The content digest is BLAKE3 over the records as they
+//! so that a file cut short at a block's edge is noticed like any other damage. The content digest is xxh3-128 over the records as they
 //! stand, without block edges: two sealed segments with the same records have the same digest, however they were blocked. Readers of
 //! digested runs check it.
 
@@ -20,6 +20,7 @@ mod check;
 mod segments;
 mod together;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::merge::Source;
 pub use check::{Check, Mismatch};
@@ -91,8 +92,34 @@ pub struct Segment {
     pub records: u64,
     /// Bytes of the records, block headers not included.
     pub content_bytes: u64,
-    /// BLAKE3 of the content; zero where the run was written without digests.
-    pub digest: [u8; 32],
+    /// xxh3-128 of the content, big-endian; zero where the run was written without digests.
+    pub digest: [u8; 16],
+}
+
+/// The digest of a segment's content, as it grows.
+///
+/// Not a cryptographic one: whoever makes a segment could as well have made another, and what guards it on its way is TLS. It must
+/// notice damage and mistakes, and all that crosses the shuffle goes through it twice.
+#[derive(Default)]
+struct Content(Xxh3);
+
+impl Content {
+    fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest; the next content begins.
+    fn finish(&mut self) -> [u8; 16] {
+        let digest = self.0.digest128().to_be_bytes();
+        self.0.reset();
+        digest
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Content").finish_non_exhaustive()
+    }
 }
 
 /// What the records of a run look like.
@@ -211,7 +238,7 @@ impl Run {
             gathered: Vec::new(),
             is_gathered: false,
             content_left: segment.content_bytes,
-            digest: self.layout.digested.then(|| Box::new((blake3::Hasher::new(), segment.digest))),
+            digest: self.layout.digested.then(|| Box::new((Content::default(), segment.digest))),
             meter: self.meter.clone(),
         }
     }
@@ -234,7 +261,7 @@ pub struct RunWriter {
     written: u64,
     largest_block: usize,
     largest_record: usize,
-    digest: blake3::Hasher,
+    digest: Content,
     open: Segment,
     segments: Vec<Segment>,
     stores_segments: bool,
@@ -265,7 +292,7 @@ impl RunWriter {
             written: 0,
             largest_block: 0,
             largest_record: 0,
-            digest: blake3::Hasher::new(),
+            digest: Content::default(),
             open: Segment::default(),
             segments: Vec::new(),
             stores_segments: false,
@@ -345,8 +372,7 @@ impl RunWriter {
         let end = self.written + self.block_start as u64;
         segment.stored_bytes = end - segment.offset;
         if self.layout.digested {
-            segment.digest = *self.digest.finalize().as_bytes();
-            self.digest.reset();
+            segment.digest = self.digest.finish();
         }
         self.open.offset = end;
         self.segments.push(segment);
@@ -433,7 +459,7 @@ pub struct SegmentReader {
     /// Content bytes that are still to come.
     content_left: u64,
     /// The digest of the content so far, and what it must be in the end, where there is one.
-    digest: Option<Box<(blake3::Hasher, [u8; 32])>>,
+    digest: Option<Box<(Content, [u8; 16])>>,
     meter: Option<Arc<AtomicU64>>,
 }
 
@@ -476,10 +502,12 @@ impl SegmentReader {
         if self.content_left > 0 {
             return Err(self.damaged("less content than there should be"));
         }
-        match self.digest.take() {
-            Some(digest) if digest.0.finalize() != digest.1 => Err(self.damaged("the content does not match its digest")),
-            _ => Ok(()),
+        if let Some(mut digest) = self.digest.take()
+            && digest.0.finish() != digest.1
+        {
+            return Err(self.damaged("the content does not match its digest"));
         }
+        Ok(())
     }
 
     /// Makes sure that `bytes` bytes behind the current block are in the buffer.

@@ -100,8 +100,8 @@ pub struct SourceSegment {
     pub records: u64,
     /// Bytes of the records.
     pub content_bytes: u64,
-    /// BLAKE3 of the content.
-    pub digest: [u8; 32],
+    /// xxh3-128 of the content.
+    pub digest: [u8; 16],
 }
 
 /// What a job process says.

@@ -6,7 +6,7 @@ use std::fmt;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{BLOCK_BYTES, HEADER_BYTES, Segment};
+use super::{BLOCK_BYTES, Content, HEADER_BYTES, Segment};
 
 /// Checks digested segments that come one after the other, in pieces of any size.
 ///
@@ -35,7 +35,7 @@ pub struct Check {
     /// Bytes of the segment that are still to come.
     stored_left: u64,
     content_bytes: u64,
-    content: blake3::Hasher,
+    content: Content,
     header: [u8; HEADER_BYTES],
     header_bytes: usize,
     /// Bytes of the block's payload that are still to come.
@@ -76,7 +76,7 @@ impl Check {
             stored_left: segment.stored_bytes,
             segment,
             content_bytes: 0,
-            content: blake3::Hasher::new(),
+            content: Content::default(),
             header: [0; HEADER_BYTES],
             header_bytes: 0,
             payload_left: 0,
@@ -85,7 +85,7 @@ impl Check {
     }
 
     fn nothing() -> Segment {
-        Segment { digest: *blake3::hash(b"").as_bytes(), ..Segment::default() }
+        Segment { digest: Content::default().finish(), ..Segment::default() }
     }
 
     /// Checks the next piece.
@@ -136,9 +136,8 @@ impl Check {
     }
 
     fn end_segment(&mut self) -> Result<(), Mismatch> {
-        let is_whole = self.content_bytes == self.segment.content_bytes && self.content.finalize() == self.segment.digest;
+        let is_whole = self.content_bytes == self.segment.content_bytes && self.content.finish() == self.segment.digest;
         self.content_bytes = 0;
-        self.content.reset();
         if is_whole { Ok(()) } else { Err(Mismatch::Content) }
     }
 

@@ -81,7 +81,7 @@ impl Stored {
         let (_, entries) = page.as_ref().expect("just read");
         let entry = &entries[partition % PAGE_ENTRIES * ENTRY_BYTES..][..ENTRY_BYTES];
         let number = |at: usize| u64::from_le_bytes(*entry[8 * at..].first_chunk().expect("an entry has four numbers"));
-        Ok(Segment { offset: number(0), stored_bytes: number(1), records: number(2), content_bytes: number(3), digest: [0; 32] })
+        Ok(Segment { offset: number(0), stored_bytes: number(1), records: number(2), content_bytes: number(3), digest: [0; 16] })
     }
 
     /// Reads the entries of a page, and checks that they are those that were written.
