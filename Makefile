@@ -84,7 +84,8 @@ sanitize: setup
 	  echo "  rustup toolchain install nightly --profile minimal"; exit 1; } >&2
 	RUSTFLAGS="-Zsanitizer=address --cfg shardmill_sanitize" PROPTEST_CASES=32 cargo +nightly test --locked \
 	  --config 'profile.dev.debug="line-tables-only"' --target-dir $(TARGET)/sanitize --target $$(rustc -vV | sed -n 's/^host: //p') \
-	  -p shardmill -p shardmill-datasets --lib -- engine:: words:: key:: merge:: format::csv table::split table::masks table::csv
+	  -p shardmill -p shardmill-datasets --no-default-features --features shardmill-datasets/bzip2,shardmill-datasets/zstd --lib -- \
+	  engine:: words:: key:: merge:: format::csv table::split table::masks table::csv
 
 bench: setup
 	cargo build --release --locked --workspace --bins

@@ -102,6 +102,7 @@ fn known_to(pid: u32, secrets: &[Secret]) -> Vec<bool> {
     let mut known = vec![false; secrets.len()];
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut piece = vec![0; (PIECE_BYTES + OVERLAP_BYTES) as usize];
+    let zeroes = piece.clone();
     for line in read(pid, "maps").lines() {
         let mut fields = line.split_whitespace();
         let (range, rights) = (fields.next().unwrap(), fields.next().unwrap());
@@ -116,7 +117,7 @@ fn known_to(pid: u32, secrets: &[Secret]) -> Vec<bool> {
             let Ok(read) = memory.read_at(&mut piece[..length], at) else { continue };
             let bytes = &piece[..read];
             // Most of what is set aside was never written to.
-            if bytes.iter().all(|byte| *byte == 0) {
+            if bytes == &zeroes[..read] {
                 continue;
             }
             for (secret, known) in secrets.iter().zip(&mut known) {

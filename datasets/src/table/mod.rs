@@ -21,7 +21,7 @@ mod number;
 mod parquet;
 mod schema;
 pub(crate) mod split;
-#[cfg(test)]
+#[cfg(all(test, feature = "parquet"))]
 mod tests;
 
 pub use infer::{Prefix, infer};
