@@ -21,7 +21,8 @@ mod number;
 mod parquet;
 mod schema;
 pub(crate) mod split;
-#[cfg(all(test, feature = "parquet"))]
+#[cfg(feature = "parquet")]
+#[cfg(test)]
 mod tests;
 
 pub use infer::{Prefix, infer};
