@@ -67,7 +67,7 @@ fn with_another_digest(sources: &Path) -> std::path::PathBuf {
     while let Ok(entry) = read_message(&mut from) {
         entries.push(entry);
     }
-    entries.last_mut().unwrap().segments[0].digest[31] ^= 1;
+    entries.last_mut().unwrap().segments[0].digest[15] ^= 1;
     let path = sources.with_extension("other");
     let mut to = fs::File::create(&path).unwrap();
     entries.iter().for_each(|entry| write_message(&mut to, entry).unwrap());
