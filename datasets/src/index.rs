@@ -6,8 +6,8 @@
 //! entry   records: u64 │ content bytes: u64 │ content digest: 16 bytes │ offset: u64 │ stored bytes: u64
 //! ```
 //! A page's digest is BLAKE3 over what its entries say of the content, the index digest is BLAKE3 over the page digests. Neither knows where
-//! bytes lie, so the same range mapped twice has the same index digest, however its output was blocked. Whoever
-//! fetches a few partitions reads the page digests and the pages it needs, and checks them against the one digest that it was told.
+//! bytes lie, so the same range mapped twice has the same index digest. Whoever fetches a few partitions reads the page digests and the
+//! pages it needs, and checks them against the one digest that it was told.
 
 use std::fs::File;
 use std::io;

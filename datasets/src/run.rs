@@ -12,9 +12,9 @@
 //! record   key length: varint │ value length: varint │ key │ sequence: u64, if the run carries them │ value
 //! ```
 //! A segment's length, record count and content bytes are kept outside of it (in memory, or in an index behind the run: `segments.rs`),
-//! so that a file cut short at a block's edge is noticed like any other damage. The content digest is xxh3-128 over the records as they
-//! stand, without block edges: two sealed segments with the same records have the same digest, however they were blocked. Readers of
-//! digested runs check it.
+//! so that a file cut short at a block's edge is noticed like any other damage. The content digest is xxh3-128 over the headers of its
+//! blocks, whose checksums stand for the rest. Where a block ends depends on its records and the size of blocks alone, so two segments with
+//! the same records and blocks of one size have the same digest. Readers of digested runs check it.
 
 mod check;
 mod segments;
@@ -92,20 +92,21 @@ pub struct Segment {
     pub records: u64,
     /// Bytes of the records, block headers not included.
     pub content_bytes: u64,
-    /// xxh3-128 of the content, big-endian; zero where the run was written without digests.
+    /// xxh3-128 of the block headers, big-endian; zero where the run was written without digests.
     pub digest: [u8; 16],
 }
 
 /// The digest of a segment's content, as it grows.
 ///
 /// Not a cryptographic one: whoever makes a segment could as well have made another, and what guards it on its way is TLS. It must
-/// notice damage and mistakes, and all that crosses the shuffle goes through it twice.
+/// notice damage and mistakes, and cost little: all that crosses the shuffle goes through it twice.
 #[derive(Default)]
 struct Content(Xxh3);
 
 impl Content {
-    fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+    /// Adds a block, for which its header stands.
+    fn add(&mut self, header: &[u8]) {
+        self.0.update(header);
     }
 
     /// The digest; the next content begins.
@@ -401,14 +402,14 @@ impl RunWriter {
         if payload.is_empty() {
             return Ok(());
         }
-        if self.layout.digested {
-            self.digest.update(payload);
-        }
         let (length, checksum) = (payload.len() as u32, xxh3_64(payload));
         let header = &mut self.buffer[self.block_start..payload_start];
         header[..4].copy_from_slice(&length.to_le_bytes());
         header[4..8].fill(0);
         header[8..].copy_from_slice(&checksum.to_le_bytes());
+        if self.layout.digested {
+            self.digest.add(header);
+        }
         self.largest_block = self.largest_block.max(HEADER_BYTES + length as usize);
         self.block_start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; HEADER_BYTES]);
@@ -484,7 +485,7 @@ impl SegmentReader {
         };
         self.content_left = content_left;
         if let Some(digest) = &mut self.digest {
-            digest.0.update(&self.buffer[self.position..payload_end]);
+            digest.0.add(&self.buffer[self.position - HEADER_BYTES..self.position]);
         }
         if let Some(meter) = &self.meter {
             meter.fetch_add(length as u64, Relaxed);

@@ -1,6 +1,6 @@
 //! Checking segments while they pass by, as whoever fetches them does: block by block, without holding any of them.
 //!
-//! Everything is checked but what stands in the records, which the content digest covers.
+//! Everything is checked but what stands in the records, which the checksums of their blocks cover.
 
 use std::fmt;
 
@@ -116,6 +116,7 @@ impl Check {
             self.content_bytes += length as u64;
             (self.header_bytes, self.payload_left) = (0, length);
             self.payload.reset();
+            self.content.add(&self.header);
             // The segment is not over while its last payload is to come.
             self.stored_left += length as u64;
         }
@@ -125,7 +126,6 @@ impl Check {
     fn push_payload(&mut self, bytes: &[u8]) -> Result<usize, Mismatch> {
         let taken = bytes.len().min(self.payload_left);
         self.payload.update(&bytes[..taken]);
-        self.content.update(&bytes[..taken]);
         self.payload_left -= taken;
         self.stored_left -= taken as u64;
         let checksum = u64::from_le_bytes(self.header[8..].try_into().expect("eight bytes"));
