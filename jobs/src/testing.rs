@@ -299,12 +299,15 @@ fn ways(input_bytes: usize, partitioning: Partitioning) -> Vec<Way> {
     };
     let plain = Way { threads: 1, shard_bytes: whole, tight: None, is_reference: false };
     let tight = |collect_bytes, fan_in| Some(Tight { collect_bytes, merge_bytes: 4096, fan_in });
+    // As many runs as with the least memory, and enough to fold them without a merge where that can be.
+    let folded = Some(Tight { collect_bytes: 12 << 10, merge_bytes: 8 << 20, fan_in: usize::MAX });
     vec![
         Way { is_reference: true, ..plain },
         plain,
         Way { threads: 3, shard_bytes: small, ..plain },
         Way { threads: 2, shard_bytes: some, tight: tight(12 << 10, 2), ..plain },
         Way { threads: 3, shard_bytes: small, tight: tight(40 << 10, 3), ..plain },
+        Way { threads: 2, shard_bytes: small, tight: folded, ..plain },
     ]
 }
 

@@ -137,6 +137,14 @@ impl Stretch<'_> {
         Ok(stretches)
     }
 
+    /// Its segment.
+    pub(super) fn segment(&self) -> &Segment {
+        match self {
+            Self::Run(_, segment) => segment,
+            Self::Sealed(_, output, place) => &output.segments[*place],
+        }
+    }
+
     /// Memory that reading it needs at least.
     pub(super) fn reader_bytes(&self) -> usize {
         match self {

@@ -1,8 +1,9 @@
 //! What mapping has left, read back partition by partition, group by group.
 //!
 //! While everything fits, groups come straight from the threads' tables or buffers. Once something was spilled, the rest is spilled too, and
-//! groups come from a merge of all runs; where there are more runs than may be merged at once, neighbours are merged first. Either
-//! way the groups are the same: keys ascending, and under each the one folded value, or the values in the order of the input.
+//! groups come from a merge of all runs; where there are more runs than may be merged at once, neighbours are merged first. A partition whose
+//! folded values fit into what a merge may take is folded in a table instead. Whatever the way, the groups are the same: keys ascending,
+//! and under each the one folded value, or the values in the order of the input.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,6 +42,9 @@ pub(crate) enum Sources<J: MapReduce> {
     Pairs(Vec<Pair>, Partitioner),
 }
 
+/// So many stretches are folded in a table rather than merged: a match on each level of a tree costs as much as a probe.
+const FOLDED: usize = 4;
+
 /// What a thread keeps from one partition to the next.
 pub(crate) struct Reader<'a, J: MapReduce> {
     sources: &'a Sources<J>,
@@ -49,7 +53,7 @@ pub(crate) struct Reader<'a, J: MapReduce> {
     settings: &'a Settings,
     entries: Vec<Entry>,
     sorter: LaneSorter,
-    /// Where the tables' shares of one partition are merged.
+    /// Where the shares of tables in one partition are merged, or its stretches.
     merged: Option<Table<J::Value, J::Combine>>,
     key: Vec<u8>,
     value: Vec<u8>,
@@ -173,27 +177,13 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                     unsafe { table.take(&self.entries, |key, value| each(key, Values::one(value))) }
                 }
                 tables => {
-                    let mut merged = match self.merged.take() {
-                        Some(merged) => merged,
-                        None => {
-                            let most = tables.iter().map(Table::used).sum::<usize>() / self.partitions as usize;
-                            let merged =
-                                Table::new(self.job.combiner(), most + most / 8, usize::MAX).map_err(|error| out_of_memory(&error))?;
-                            merged.for_one_partition(self.partitions)
-                        }
-                    };
+                    let most = tables.iter().map(Table::used).sum::<usize>() / self.partitions as usize;
+                    let mut merged = self.table_for(most + most / 8)?;
                     for table in tables {
                         // SAFETY: each partition is read once, and the values are given up.
                         unsafe { table.move_partition(partition, self.partitions, &mut merged) };
                     }
-                    let _ = merged.settle();
-                    merged.sorted(&mut self.entries);
-                    merged.give_values_up();
-                    // SAFETY: all entries are listed once, and the values are given up.
-                    unsafe { merged.take(&self.entries, |key, value| each(key, Values::one(value))) }?;
-                    merged.clear_taken();
-                    self.merged = Some(merged);
-                    Ok(())
+                    self.hand_out(merged, each)
                 }
             },
             Sources::Buffers(buffers) => self.sorter.for_each_lane(buffers, partition, |lane| {
@@ -231,6 +221,61 @@ impl<'a, J: MapReduce> Reader<'a, J> {
         }
     }
 
+    /// An empty table for the keys of one partition: that of the partition before, or one for so many entries.
+    fn table_for(&mut self, expected: usize) -> Result<Table<J::Value, J::Combine>, Fault> {
+        if let Some(merged) = self.merged.take() {
+            return Ok(merged);
+        }
+        let merged = Table::new(self.job.combiner(), expected, usize::MAX).map_err(|error| out_of_memory(&error))?;
+        Ok(merged.for_one_partition(self.partitions))
+    }
+
+    /// Calls `each` with the groups of a table, and keeps it for the next partition.
+    fn hand_out(
+        &mut self,
+        mut merged: Table<J::Value, J::Combine>,
+        mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let _ = merged.settle();
+        merged.sorted(&mut self.entries);
+        merged.give_values_up();
+        // SAFETY: all entries are listed once, and the values are given up.
+        unsafe { merged.take(&self.entries, |key, value| each(key, Values::one(value))) }?;
+        merged.clear_taken();
+        self.merged = Some(merged);
+        Ok(())
+    }
+
+    /// Whether the stretches of a partition are better folded in a table than merged: there are some, there is memory for all of their
+    /// records, were every key another, and values own none besides.
+    fn folds(&self, stretches: &[Stretch<'_>]) -> bool {
+        if !J::Combine::COMBINES || std::mem::needs_drop::<J::Value>() || stretches.len() < FOLDED {
+            return false;
+        }
+        let segments = || stretches.iter().map(Stretch::segment);
+        let records = segments().map(|segment| segment.records as usize).sum();
+        let keys: u64 = segments().map(|segment| segment.content_bytes).sum();
+        let reader = stretches.iter().map(Stretch::reader_bytes).max().unwrap_or(0);
+        // A table that grows is there twice.
+        2 * Table::<J::Value, J::Combine>::bytes_for(records) + keys as usize + reader <= self.settings.merge_bytes
+    }
+
+    /// Calls `each` with the groups of one partition, folded from all its stretches.
+    fn fold(&mut self, stretches: &[Stretch<'_>], each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>) -> Result<(), Fault> {
+        let expected = stretches.iter().map(|stretch| stretch.segment().records).max().unwrap_or(0);
+        let mut merged = self.table_for(expected as usize)?;
+        for stretch in stretches {
+            let mut reader = stretch.read(stretch.reader_bytes())?;
+            while reader.advance()? {
+                let value = J::Value::own(J::Value::decode(reader.value()).ok_or_else(undecodable)?);
+                let _ = merged.push(reader.key(), value, (std::ptr::null(), std::ptr::null()));
+            }
+            self.go_on()?;
+        }
+        self.settings.progress.merge_passes.fetch_max(1, Relaxed);
+        self.hand_out(merged, each)
+    }
+
     /// Calls `each` with the groups of one partition, merged from all its stretches.
     fn merge(
         &mut self,
@@ -238,6 +283,10 @@ impl<'a, J: MapReduce> Reader<'a, J> {
         partition: u32,
         mut each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
+        if self.folds(&stretches) {
+            return self.fold(&stretches, each);
+        }
+        self.merged = None;
         let most_open = match self.sources {
             Sources::Sealed(outputs) => outputs.fan_in(self.settings.threads),
             _ => usize::MAX,
