@@ -13,8 +13,11 @@ use crate::fleet::{Held, Wish};
 use crate::job::Job;
 use crate::pending::{Shape, Terms};
 use crate::range::{cut, task_of};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, millis};
 use crate::share::{Need, Share};
+
+/// So many attempts of a job are weighed, at most, when a task is cut.
+const WEIGHED: usize = 64;
 
 /// A task about to be granted.
 pub(crate) struct Choice {
@@ -130,6 +133,7 @@ impl Scheduler {
         let job = self.jobs.get_mut(&job)?;
         let kind = job.at()?;
         let thread_memory_bytes = job.thread_memory(kind);
+        let running = job.running_weight(kind, now);
         let work = job.work(kind);
         let (range, share) = work.pending().ready_for(session.worker, now).find_map(|(piece, terms)| {
             let wanted = if terms.shape == Shape::Alone && kind == TaskKind::Map { 1 } else { wanted };
@@ -139,7 +143,7 @@ impl Scheduler {
             let share = Share::of(session, wanted, need)?;
             let end = match terms.shape {
                 Shape::Whole | Shape::Alone => piece.end,
-                Shape::Tried | Shape::Free => cut(work, kind, &piece, share, threads, &self.config),
+                Shape::Tried | Shape::Free => cut(work, kind, &piece, share, threads, running, &self.config),
             };
             let units = end - piece.start;
             // One unit keeps one thread busy; listing and planning look after themselves.
@@ -170,7 +174,7 @@ impl Scheduler {
             let share = Share { slots, threads: before.threads, memory_bytes: before.memory_bytes };
             let work = &job.works[&TaskKind::Reduce];
             let (piece, _) = work.pending().ready_for(session.worker, now).find(|(_, terms)| terms.shape == Shape::Free)?;
-            let end = cut(work, TaskKind::Reduce, &piece, share, threads, &self.config);
+            let end = cut(work, TaskKind::Reduce, &piece, share, threads, 0, &self.config);
             Some((attempt.job, piece.start..end, share))
         });
         if let Some((id_of_job, range, share)) = found {
@@ -255,6 +259,16 @@ impl Job {
             TaskKind::Map | TaskKind::Reduce => self.plan.as_ref().map_or(0, |plan| plan.thread_memory_bytes),
             TaskKind::Draft | TaskKind::Survey | TaskKind::Plan => 0,
         }
+    }
+
+    /// What the attempts of a kind have left, by the pace so far. It is nothing while there are many: then tasks are small beside all that is
+    /// pending, and a grant must not take long.
+    fn running_weight(&self, kind: TaskKind, now: Tick) -> u64 {
+        if self.live.len() > WEIGHED {
+            return 0;
+        }
+        let of_kind = self.live.values().filter(|live| live.task.kind() == kind && !live.backup && !live.ahead);
+        self.works[&kind].left_of(of_kind.map(|live| (live.task.range(), millis(now, live.granted))))
     }
 
     /// Records that a map task leaves out.

@@ -41,6 +41,17 @@ impl Weights {
         }
     }
 
+    /// The end of the range from `start` whose weight is nearest to `target`, one unit at least.
+    pub(crate) fn fit_nearly(&self, range: &Range<u32>, target: u64) -> u32 {
+        let end = self.fit(range, target);
+        let shorter = self.of(&(range.start..end));
+        if end == range.end || shorter >= target {
+            return end;
+        }
+        let longer = self.of(&(range.start..end + 1));
+        if longer - target < target - shorter { end + 1 } else { end }
+    }
+
     /// The end of the longest range from `start` that weighs no more than `target`, one unit at least.
     pub(crate) fn fit(&self, range: &Range<u32>, target: u64) -> u32 {
         let end = match self {
@@ -68,6 +79,10 @@ mod tests {
         assert_eq!(weights.fit(&(0..4), 14 + 3 * UNIT), 2);
         assert_eq!(weights.fit(&(0..4), 0), 1);
         assert_eq!(weights.fit(&(1..3), u64::MAX), 3);
+        assert_eq!(weights.fit_nearly(&(0..4), 15 + 2 * UNIT + UNIT / 2 + 1), 3);
+        assert_eq!(weights.fit_nearly(&(0..4), 10 + 2 * UNIT + UNIT / 2), 2);
+        assert_eq!(weights.fit_nearly(&(0..2), u64::MAX), 2);
+        assert_eq!(weights.fit_nearly(&(0..4), 0), 1);
         assert_eq!(Weights::Even.fit(&(2..9), 3), 5);
         assert_eq!(Weights::Even.bytes(&(2..9)), None);
     }

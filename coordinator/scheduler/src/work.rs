@@ -211,6 +211,12 @@ impl Work {
         Some(scale(elapsed_ms, paced, ms))
     }
 
+    /// What ranges have left that have run for so many milliseconds, at the median pace: a weight. Nothing until there is a pace.
+    pub(crate) fn left_of(&self, running: impl Iterator<Item = (Range<u32>, u64)>) -> u64 {
+        let Some((paced, ms)) = self.pace() else { return 0 };
+        running.map(|(range, elapsed_ms)| self.weight(&range).saturating_sub(scale(elapsed_ms, paced, ms))).sum()
+    }
+
     /// The median pace of the ranges accepted last: a weight, and the milliseconds that it took.
     fn pace(&self) -> Option<(u64, u64)> {
         let mut paces: Vec<_> = self.paces.iter().copied().collect();

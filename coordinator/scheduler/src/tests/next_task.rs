@@ -140,8 +140,11 @@ fn a_task_takes_a_second_at_least_while_that_leaves_as_much_to_every_other_threa
     // Still ten, for the other thread has as many left then.
     let fourth = world.grant(one).unwrap();
     assert_eq!(fourth.task, Task::Map(38..48));
-    // Half of what is left now.
-    assert_eq!(world.grant(two).unwrap().task, Task::Map(48..56));
+    // And ten for that one, which leaves six: the first has ten of its own.
+    assert_eq!(world.grant(two).unwrap().task, Task::Map(48..58));
+    // When both are nearly done, each gets half of what is left.
+    report(&mut world, &fourth, 1000);
+    assert_eq!(world.grant(one).unwrap().task, Task::Map(58..61));
 }
 
 #[test]
