@@ -62,8 +62,8 @@ fn for_each_row(output: &Output, mut each: impl FnMut(&str)) {
 #[test]
 fn eight_threads_count_words_that_are_all_different_in_256_mib() {
     let place = Place::new();
-    let input = write(&place, "text.txt", distinct_words(256 * MIB));
-    let count = 256 * MIB / 12;
+    let input = write(&place, "text.txt", distinct_words(160 * MIB));
+    let count = 160 * MIB / 12;
     let job = Job::new("word-count", &place.path("out")).input(&input).with("--threads 8 --shard-bytes 4MiB");
     let (summary, output) = run_within(256, job);
     assert!(summary.spilled_bytes > 100 * MIB, "{summary:?}");
@@ -108,7 +108,7 @@ fn one_giant_group_is_sorted_in_less_memory_than_it_takes() {
 #[test]
 fn eight_threads_aggregate_into_millions_of_groups_in_256_mib() {
     let place = Place::new();
-    let rows = 5_000_000u64;
+    let rows = 3_000_000u64;
     let mut random = Random::new(60);
     let lines = (0..rows).map(|row| {
         let (key, cents) = (row.wrapping_mul(0x9e37_79b9) % rows, random.below(100_000));
