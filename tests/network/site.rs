@@ -37,7 +37,9 @@ impl<'n> Site<'n> {
         }
         let home = &network.machines[0];
         let mut command = home.command(program("coordinator"));
-        command.args(["serve", "--lease", "3s", "--listen"]).arg(format!("{}:0", home.address)).arg("--state").arg(home.path("state"));
+        // How large tasks are is not to hang on the pace of the machine.
+        command.args(["serve", "--lease", "3s", "--least-task", "0s", "--listen"]).arg(format!("{}:0", home.address));
+        command.arg("--state").arg(home.path("state"));
         let coordinator = Process::start(command, &place.path("coordinator.log"));
         let mut site = Self { place, network, coordinator };
         let coordinator = &mut site.coordinator;
