@@ -37,7 +37,8 @@ pub struct Config {
     pub longest_readmission: Duration,
     /// Into how many tasks per thread the rest of a phase is cut: more means smaller tasks.
     pub cuts: u64,
-    /// What a task should take at least, while there is enough for all: sealing costs as much as mapping for a tenth of a second.
+    /// What a task should take at least, while there is enough for all: a table to begin with and sealing what it holds in the end cost as
+    /// much as mapping for a fifth of a second.
     pub least_task: Duration,
     /// Ended jobs that are remembered.
     pub history: usize,
@@ -64,7 +65,7 @@ impl Default for Config {
             readmission: Duration::from_secs(1),
             longest_readmission: Duration::from_secs(60),
             cuts: 2,
-            least_task: Duration::from_secs(1),
+            least_task: Duration::from_secs(2),
             history: 1000,
             remembered_attempts: 256,
         }

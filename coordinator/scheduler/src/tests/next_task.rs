@@ -1,5 +1,7 @@
 //! Asking for tasks: repeated polls, fetching ahead, sharing between jobs, backups.
 
+use std::time::Duration;
+
 use shardmill_protocol::process::Progress;
 use shardmill_protocol::{Fault, Grant, Outcome, Task};
 
@@ -116,8 +118,8 @@ fn a_piece_whose_time_has_come_is_granted_at_the_next_event_whatever_that_is() {
 }
 
 #[test]
-fn a_task_takes_a_second_at_least_while_that_leaves_as_much_to_every_other_thread() {
-    let mut world = World::with(Config::default());
+fn a_task_takes_some_time_at_least_while_that_leaves_as_much_to_every_other_thread() {
+    let mut world = World::with(Config { least_task: Duration::from_secs(1), ..Config::default() });
     let (one, two) = (world.join(1, 1), world.join(2, 1));
     world.planned_job(1, one, 64, 1);
     let report = |world: &mut World, grant: &Grant, millis| {
