@@ -149,7 +149,7 @@ impl Stretch<'_> {
     pub(super) fn reader_bytes(&self) -> usize {
         match self {
             Self::Run(run, _) => run.reader_bytes(),
-            Self::Sealed(_, output, place) => SEALED_BLOCK_BYTES.min(output.segments[*place].stored_bytes as usize),
+            Self::Sealed(..) => SEALED_BLOCK_BYTES.min(self.segment().stored_bytes as usize),
         }
     }
 
@@ -157,7 +157,7 @@ impl Stretch<'_> {
     pub(super) fn read(&self, bytes: usize) -> Result<StretchReader, Fault> {
         match self {
             Self::Run(run, segment) => Ok(StretchReader { reader: run.reader(segment, bytes), output: None }),
-            Self::Sealed(outputs, output, place) => {
+            Self::Sealed(outputs, output, _) => {
                 let lost = |source: io::Error| Fault::OutputLost {
                     output: output.attempt,
                     damaged: source.kind() != io::ErrorKind::NotFound,
@@ -165,7 +165,7 @@ impl Stretch<'_> {
                 };
                 let file = outputs.open(output.file).map_err(lost)?;
                 let path = Arc::clone(&outputs.files[output.file].path);
-                let segment = vec![output.segments[*place].clone()];
+                let segment = vec![self.segment().clone()];
                 let run = Run::attach(file, path, SEALED, SEALED_BLOCK_BYTES, segment, Arc::clone(&outputs.meter));
                 Ok(StretchReader { reader: run.read(0, bytes), output: Some(output.attempt) })
             }

@@ -178,7 +178,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 }
                 tables => {
                     let most = tables.iter().map(Table::used).sum::<usize>() / self.partitions as usize;
-                    let mut merged = self.table_for(most + most / 8)?;
+                    let mut merged = self.table_for(most)?;
                     for table in tables {
                         // SAFETY: each partition is read once, and the values are given up.
                         unsafe { table.move_partition(partition, self.partitions, &mut merged) };
@@ -221,12 +221,13 @@ impl<'a, J: MapReduce> Reader<'a, J> {
         }
     }
 
-    /// An empty table for the keys of one partition: that of the partition before, or one for so many entries.
+    /// An empty table for the keys of one partition, about so many: that of the partition before, if it takes them. A new one has
+    /// room for an eighth more, as the next partition may be a little larger.
     fn table_for(&mut self, expected: usize) -> Result<Table<J::Value, J::Combine>, Fault> {
-        if let Some(merged) = self.merged.take() {
+        if let Some(merged) = self.merged.take().filter(|merged| merged.takes(expected)) {
             return Ok(merged);
         }
-        let merged = Table::new(self.job.combiner(), expected, usize::MAX).map_err(|error| out_of_memory(&error))?;
+        let merged = Table::new(self.job.combiner(), expected + expected / 8, usize::MAX).map_err(|error| out_of_memory(&error))?;
         Ok(merged.for_one_partition(self.partitions))
     }
 
@@ -253,17 +254,17 @@ impl<'a, J: MapReduce> Reader<'a, J> {
             return false;
         }
         let segments = || stretches.iter().map(Stretch::segment);
-        let records = segments().map(|segment| segment.records as usize).sum();
+        let records: usize = segments().map(|segment| segment.records as usize).sum();
         let keys: u64 = segments().map(|segment| segment.content_bytes).sum();
         let reader = stretches.iter().map(Stretch::reader_bytes).max().unwrap_or(0);
-        // A table that grows is there twice.
-        2 * Table::<J::Value, J::Combine>::bytes_for(records) + keys as usize + reader <= self.settings.merge_bytes
+        Table::<J::Value, J::Combine>::bytes_for(records + records / 8) + keys as usize + reader <= self.settings.merge_bytes
     }
 
     /// Calls `each` with the groups of one partition, folded from all its stretches.
     fn fold(&mut self, stretches: &[Stretch<'_>], each: impl FnMut(&[u8], Values<'_, J>) -> Result<(), Fault>) -> Result<(), Fault> {
-        let expected = stretches.iter().map(|stretch| stretch.segment().records).max().unwrap_or(0);
-        let mut merged = self.table_for(expected as usize)?;
+        // For all of them at once: a table that grew would be there twice for a moment.
+        let records: u64 = stretches.iter().map(|stretch| stretch.segment().records).sum();
+        let mut merged = self.table_for(records as usize)?;
         for stretch in stretches {
             let mut reader = stretch.read(stretch.reader_bytes())?;
             while reader.advance()? {

@@ -177,6 +177,11 @@ impl<V, C: Combine<V>> Table<V, C> {
         Self::slot_bytes(Self::slots_for(entries)) + entries * size_of::<Entry>()
     }
 
+    /// Whether the table takes this many entries without growing.
+    pub(crate) fn takes(&self, entries: usize) -> bool {
+        entries <= Self::crowded(self.slots)
+    }
+
     /// Memory that the table holds.
     pub(crate) fn held_bytes(&self) -> usize {
         self.pages.bytes() + self.arena.held_bytes() + self.staged.capacity()
