@@ -174,7 +174,7 @@ fn a_second_interrupt_cancels() {
     let _reached = gate.reached();
     following.signal(libc::SIGINT);
     // Signals of one kind that wait are one signal, so the second is sent when the first was seen.
-    shardmill_tests::cluster::wait_until("the first was seen", || following.told().contains("again"));
+    shardmill_tests::wait_until("the first was seen", || following.told().contains("again"));
     following.signal(libc::SIGINT);
     assert_eq!(following.wait(), Some(5), "{}", following.told());
     let jobs = json(&cluster.command("jobs").args(["--format", "json"]).output().unwrap());
@@ -233,5 +233,5 @@ fn what_job_processes_write_to_stderr_can_be_read() {
         assert!(told.status.success(), "{told:?}");
         text(&told.stdout)
     };
-    shardmill_tests::cluster::wait_until("the log has come", || logs().contains("obeying !map:fail"));
+    shardmill_tests::wait_until("the log has come", || logs().contains("obeying !map:fail"));
 }

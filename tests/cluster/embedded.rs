@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use shardmill_tests::cluster::{Process, wait_until};
+use shardmill_tests::cluster::Process;
 use shardmill_tests::gate::Gate;
-use shardmill_tests::{Output, Place, descendants, is_alive, names_in, program};
+use shardmill_tests::{Output, Place, descendants, is_alive, names_in, program, wait_until};
 
 use crate::parallel::{counts, naive};
 

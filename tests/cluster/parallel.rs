@@ -6,10 +6,10 @@ use std::path::Path;
 use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, JobPhase};
-use shardmill_tests::cluster::{Cluster, Process, units_accepted, wait_until};
+use shardmill_tests::cluster::{Cluster, Process, units_accepted};
 pub(super) use shardmill_tests::cluster::{counts, naive};
 use shardmill_tests::gate::Gate;
-use shardmill_tests::{Output, Place, program};
+use shardmill_tests::{Output, Place, program, wait_until};
 
 /// Submits the probe over lines with orders, one line a shard as far as they are long enough.
 pub(super) fn submit(cluster: &Cluster<'_>, place: &Place, name: &str, text: &str, flags: &str) -> JobId {

@@ -2,9 +2,9 @@
 
 use shardmill_protocol::JobId;
 use shardmill_protocol::view::JobPhase;
-use shardmill_tests::cluster::{Worker, wait_until};
+use shardmill_tests::cluster::Worker;
 use shardmill_tests::gate::Gate;
-use shardmill_tests::{Place, descendants, is_alive, names_in};
+use shardmill_tests::{Place, descendants, is_alive, names_in, wait_until};
 
 use crate::world::{CUT, World, text_with};
 

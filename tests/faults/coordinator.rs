@@ -6,8 +6,8 @@ use std::path::Path;
 use shardmill_protocol::rpc::join::JoinFile;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobView, WorkerState};
-use shardmill_tests::cluster::{Cluster, units_accepted, wait_until};
-use shardmill_tests::{Job, Output, Place, sales};
+use shardmill_tests::cluster::{Cluster, units_accepted};
+use shardmill_tests::{Job, Output, Place, sales, wait_until};
 
 use crate::world::{CUT, ONE_THREAD, World, attempt_in, text_with};
 

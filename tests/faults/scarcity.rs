@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, AttemptView, WorkerState};
-use shardmill_tests::cluster::{Worker, wait_until};
-use shardmill_tests::{Disk, Place, limit_open_files};
+use shardmill_tests::cluster::Worker;
+use shardmill_tests::{Disk, Place, limit_open_files, wait_until};
 
 use crate::world::{CUT, ONE_THREAD, World, attempt_in, fault_of, text_with};
 

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobView, WorkerState};
-use shardmill_tests::cluster::{Worker, units_accepted, wait_until};
+use shardmill_tests::cluster::{Worker, units_accepted};
 use shardmill_tests::gate::Gate;
-use shardmill_tests::{Place, names_in};
+use shardmill_tests::{Place, names_in, wait_until};
 
 use crate::world::{CUT, ONE_THREAD, World, attempt_in, fault_of, text_with, until_one_is_reduced};
 
@@ -41,7 +41,7 @@ fn a_killed_worker_takes_its_job_process_with_it() {
     // Whoever stands at the gate stays there as long as this is held.
     let _reached = gate.reached();
     worker.process().kill();
-    shardmill_tests::cluster::wait_until("nobody stands at the gate any more", || gate.is_reached().is_none());
+    shardmill_tests::wait_until("nobody stands at the gate any more", || gate.is_reached().is_none());
 }
 
 #[test]

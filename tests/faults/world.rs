@@ -5,10 +5,10 @@ use std::fs;
 use shardmill_protocol::JobId;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobView};
-use shardmill_tests::cluster::{Cluster, Worker, wait_until};
+use shardmill_tests::cluster::{Cluster, Worker};
 pub(crate) use shardmill_tests::cluster::{counts, naive};
 use shardmill_tests::gate::Gate;
-use shardmill_tests::{Place, names_in, program};
+use shardmill_tests::{Place, names_in, program, wait_until};
 
 /// Flags of a worker of one thread.
 pub(crate) const ONE_THREAD: &str = "--threads 1 --memory 128MiB";

@@ -11,9 +11,9 @@ use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::join::{JoinFile, write_private};
 use shardmill_protocol::view::{JobView, WorkerView};
 use shardmill_protocol::{JobId, WorkerId};
-use shardmill_tests::cluster::{Process, wait_until};
+use shardmill_tests::cluster::Process;
 use shardmill_tests::gate::{Gate, Reached};
-use shardmill_tests::{Place, program};
+use shardmill_tests::{Place, program, wait_until};
 
 use crate::machines::{Machine, Network};
 

@@ -17,6 +17,7 @@ use shardmill_protocol::{JobId, WorkerId};
 use tokio::runtime::Runtime;
 
 use crate::line::Line;
+use crate::look::look_for;
 use crate::output::Output;
 use crate::place::Place;
 use crate::programs::program;
@@ -25,10 +26,8 @@ use crate::programs::program;
 const CHANGES: usize = 3_000;
 /// Long polls without a change before a test gives up.
 const POLLS_IN_VAIN: usize = 5;
-/// How often something that nobody tells of is looked at before a test gives up: minutes, with a yield in between.
-const LOOKS: usize = 20_000_000;
-/// The same where each look is a call.
-const CALLS: usize = 500_000;
+/// Polls that are answered at once before a test gives up: a minute or two.
+const POLLS_AT_ONCE: usize = 500_000;
 /// How long a call may take.
 const CALL: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -140,19 +139,14 @@ impl<'p> Cluster<'p> {
     }
 
     fn registered(&self, mut worker: Worker) -> Worker {
-        for _ in 0..LOOKS {
+        let id = look_for(|| {
             assert!(!worker.process.has_ended(), "the worker ended: {}", worker.process.told());
-            let id = fs::read_to_string(worker.directory.join("id")).ok().and_then(|id| id.trim().parse::<WorkerId>().ok());
-            if let Some(id) = id {
-                worker.id = Some(id);
-                let known = |view: &WorkerView| view.worker == id && view.state == WorkerState::Live;
-                if self.workers().iter().any(known) {
-                    return worker;
-                }
-            }
-            std::thread::yield_now();
-        }
-        panic!("the worker does not register: {}", worker.process.told());
+            let id = fs::read_to_string(worker.directory.join("id")).ok()?.trim().parse::<WorkerId>().ok()?;
+            let known = |view: &WorkerView| view.worker == id && view.state == WorkerState::Live;
+            self.workers().iter().any(known).then_some(id)
+        });
+        worker.id = Some(id.unwrap_or_else(|| panic!("the worker does not register: {}", worker.process.told())));
+        worker
     }
 
     /// Submits a job with `coordinator submit --detach`: program, flags, and the job's parameters behind `--`.
@@ -175,7 +169,7 @@ impl<'p> Cluster<'p> {
     /// # Panics
     /// If the job ends before in another way.
     pub fn until(&self, job: JobId, what: &str, is_wanted: impl Fn(&JobStatus) -> bool) -> JobStatus {
-        let (mut seen, mut changes, mut in_vain, mut looks) = (0, 0, 0, 0);
+        let (mut seen, mut changes, mut in_vain, mut at_once) = (0, 0, 0, 0);
         loop {
             let connection = self.connection.borrow().clone();
             let status = self.runtime.block_on(connection.client.watch(long_poll(), job, seen)).unwrap().unwrap();
@@ -185,12 +179,12 @@ impl<'p> Cluster<'p> {
             assert!(!status.is_swept, "the job ended before {what}: {status:#?}");
             let count = match (status.phase.is_final(), status.version == seen) {
                 // That of a job that has ended is told at once, seen or not.
-                (true, _) => &mut looks,
+                (true, _) => &mut at_once,
                 (false, true) => &mut in_vain,
                 (false, false) => &mut changes,
             };
             *count += 1;
-            let is_in_vain = looks == CALLS || in_vain == POLLS_IN_VAIN || changes == CHANGES;
+            let is_in_vain = at_once == POLLS_AT_ONCE || in_vain == POLLS_IN_VAIN || changes == CHANGES;
             assert!(!is_in_vain, "waited in vain for {what}: {:#?}", self.job(job));
             seen = status.version;
         }
@@ -232,18 +226,16 @@ impl<'p> Cluster<'p> {
 
     /// Waits until the coordinator is dead, or a job has ended and nothing is left of it. Returns whether it is dead.
     pub fn dies_before_the_end_of(&self, job: JobId) -> bool {
-        for _ in 0..CALLS {
+        let is_dead = look_for(|| {
             if self.coordinator.borrow_mut().has_ended() {
-                return true;
+                return Some(true);
             }
             let connection = self.connection.borrow().clone();
             // Its end is told when it comes, and whatever happens before is not. Without an answer there is nobody to give it.
-            match self.runtime.block_on(connection.client.watch(long_poll(), job, u64::MAX)) {
-                Ok(status) if status.as_ref().unwrap().is_swept => return false,
-                Ok(_) | Err(_) => std::thread::yield_now(),
-            }
-        }
-        panic!("neither happens: {}", self.coordinator().told());
+            let status = self.runtime.block_on(connection.client.watch(long_poll(), job, u64::MAX)).ok()?;
+            status.unwrap().is_swept.then_some(false)
+        });
+        is_dead.unwrap_or_else(|| panic!("neither happens: {}", self.coordinator().told()))
     }
 
     /// Waits until all that has happened so far is on the coordinator's disk.
@@ -268,13 +260,8 @@ impl<'p> Cluster<'p> {
 
     /// Waits until a worker's state is as wanted.
     pub fn until_worker(&self, worker: WorkerId, state: WorkerState) {
-        for _ in 0..CALLS {
-            if self.workers().iter().any(|view| view.worker == worker && view.state == state) {
-                return;
-            }
-            std::thread::yield_now();
-        }
-        panic!("worker {worker} is not {state:?}: {:#?}", self.workers());
+        let is_so = || self.workers().iter().any(|view| view.worker == worker && view.state == state);
+        look_for(|| is_so().then_some(())).unwrap_or_else(|| panic!("worker {worker} is not {state:?}: {:#?}", self.workers()));
     }
 }
 
@@ -286,18 +273,14 @@ fn serve(place: &Place, flags: &[String], runtime: &Runtime) -> (Process, Connec
     let mut command = Command::new(program("coordinator"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(&state).args(flags);
     let mut process = Process::start(command, &place.path("coordinator.log"));
-    for _ in 0..LOOKS {
+    let connection = look_for(|| {
         assert!(!process.has_ended(), "the coordinator ended: {}", process.told());
         // The join files are written when the coordinator listens.
-        if let Ok(join) = JoinFile::read(&join) {
-            match runtime.block_on(connect(&join)) {
-                Ok(connection) => return (process, connection),
-                Err(error) => assert!(error.may_pass(), "{error}"),
-            }
-        }
-        std::thread::yield_now();
-    }
-    panic!("the coordinator does not listen: {}", process.told());
+        let join = JoinFile::read(&join).ok()?;
+        runtime.block_on(connect(&join)).inspect_err(|error| assert!(error.may_pass(), "{error}")).ok()
+    });
+    let connection = connection.unwrap_or_else(|| panic!("the coordinator does not listen: {}", process.told()));
+    (process, connection)
 }
 
 /// A worker's process.
@@ -368,14 +351,8 @@ impl Process {
     /// # Panics
     /// If it does not end for minutes.
     pub fn wait(&mut self) -> Option<i32> {
-        // Such a look costs next to nothing.
-        for _ in 0..10 * LOOKS {
-            if self.has_ended() {
-                return self.child.wait().unwrap().code();
-            }
-            std::thread::yield_now();
-        }
-        panic!("it does not end: {}", self.told());
+        look_for(|| self.has_ended().then_some(())).unwrap_or_else(|| panic!("it does not end: {}", self.told()));
+        self.child.wait().unwrap().code()
     }
 
     /// Whether it has ended.
@@ -412,20 +389,6 @@ pub fn capability_of(join: &JoinFile, job: JobId) -> Secret {
 pub fn units_accepted(view: &JobView, kind: shardmill_protocol::task::TaskKind) -> u64 {
     let accepted = view.attempts.iter().filter(|attempt| attempt.task.kind() == kind && attempt.state == AttemptState::Accepted);
     accepted.map(|attempt| attempt.task.range().len() as u64).sum()
-}
-
-/// Waits until something can be seen that nobody tells of.
-///
-/// # Panics
-/// If it cannot be seen for minutes.
-pub fn wait_until(what: &str, mut is_seen: impl FnMut() -> bool) {
-    for _ in 0..LOOKS {
-        if is_seen() {
-            return;
-        }
-        std::thread::yield_now();
-    }
-    panic!("waited in vain until {what}");
 }
 
 /// The words of all parts with their counts, in order.

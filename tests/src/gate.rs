@@ -9,10 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use crate::look::look_for;
 use crate::place::Place;
-
-/// How often a gate is looked at before a test gives up: some minutes, with a yield in between.
-const LOOKS: u64 = 20_000_000;
 
 /// A closed gate.
 pub struct Gate {
@@ -36,13 +34,7 @@ impl Gate {
     /// # Panics
     /// If none comes for minutes.
     pub fn reached(&self) -> Reached {
-        for _ in 0..LOOKS {
-            match self.is_reached() {
-                Some(reached) => return reached,
-                None => std::thread::yield_now(),
-            }
-        }
-        panic!("nobody came to the gate {}", self.path.display());
+        look_for(|| self.is_reached()).unwrap_or_else(|| panic!("nobody came to the gate {}", self.path.display()))
     }
 
     /// An attempt that stands before the gate now, if there is one.

@@ -7,16 +7,14 @@ use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::{io, mem, ptr, thread};
+use std::{io, mem, ptr};
 
 use serde::Deserialize;
 
+use crate::look::wait_until;
 use crate::output::Output;
 use crate::place::names_in;
 use crate::programs::program;
-
-/// How often [`Running::wait_for`] looks before it gives up: minutes, with a yield in between.
-const LOOKS: u64 = 100_000_000;
 
 /// A command line, `JOB run --output … --format json …`, that was not started yet.
 pub struct Job {
@@ -169,14 +167,13 @@ impl Running {
     /// # Panics
     /// If the run ends before, or nothing happens for minutes.
     pub fn wait_for(&mut self, what: &str, event: impl Fn() -> bool) {
-        for look in 0..LOOKS {
-            if event() {
-                return;
-            }
-            assert!(look % 64 != 0 || !self.has_ended(), "the run ended before {what}: {}", text_of(&mut self.stderr));
-            thread::yield_now();
-        }
-        panic!("waited in vain for {what}");
+        wait_until(what, || {
+            // Asked first: what happened in between can be seen.
+            let has_ended = self.has_ended();
+            let is_seen = event();
+            assert!(is_seen || !has_ended, "the run ended before {what}: {}", text_of(&mut self.stderr));
+            is_seen
+        });
     }
 
     /// Whether it has.
