@@ -7,8 +7,6 @@
 //! a new record of the winner plays one match on each level on its way up. Matches are mostly decided by the first eight bytes
 //! of the keys, which lie side by side.
 
-use std::cmp::Ordering;
-
 /// A sorted stream of records, one of them current at a time.
 pub trait Source {
     /// What can go wrong.
@@ -40,87 +38,94 @@ pub fn prefix(key: &[u8]) -> u64 {
 #[derive(Debug)]
 pub struct Merge<S> {
     sources: Vec<S>,
-    /// The prefix of each source's current key; the largest there is where a source has ended.
-    prefixes: Vec<u64>,
     ended: Vec<bool>,
-    /// `losers[0]` is the winner; node n plays the winners of nodes 2n and 2n + 1, leaves follow the inner nodes.
-    losers: Vec<u32>,
+    /// The winner; then node n, which plays the winners of nodes 2n and 2n + 1. Leaves follow the inner nodes.
+    players: Vec<Player>,
     live: usize,
+}
+
+/// The current record of a source, as it plays.
+#[derive(Clone, Copy, Debug)]
+struct Player {
+    /// The prefix of its key; the largest there is where the source has ended.
+    prefix: u64,
+    source: u32,
 }
 
 impl<S: Source> Merge<S> {
     /// Starts all `sources` and finds the first record.
-    pub fn new(mut sources: Vec<S>) -> Result<Self, S::Error> {
-        let mut ended = Vec::with_capacity(sources.len());
-        let mut prefixes = Vec::with_capacity(sources.len());
-        for source in &mut sources {
-            let has_record = source.advance()?;
-            ended.push(!has_record);
-            prefixes.push(if has_record { prefix(source.key()) } else { u64::MAX });
-        }
-        let live = ended.iter().filter(|ended| !**ended).count();
-        let mut merge = Self { losers: vec![0; sources.len().max(1)], sources, prefixes, ended, live };
+    pub fn new(sources: Vec<S>) -> Result<Self, S::Error> {
+        let nobody = Player { prefix: u64::MAX, source: 0 };
+        let (ended, players, live) = (vec![false; sources.len()], vec![nobody; sources.len().max(1)], sources.len());
+        let mut merge = Self { sources, ended, players, live };
         if !merge.sources.is_empty() {
-            merge.losers[0] = merge.play(1);
+            merge.players[0] = merge.play(1)?;
         }
         Ok(merge)
     }
 
     /// Plays the matches below `node`, keeps the losers, and returns the winner.
-    fn play(&mut self, node: usize) -> u32 {
+    fn play(&mut self, node: usize) -> Result<Player, S::Error> {
         let leaves = self.sources.len();
         if node >= leaves {
-            return (node - leaves) as u32;
+            return self.next_of((node - leaves) as u32);
         }
-        let (left, right) = (self.play(2 * node), self.play(2 * node + 1));
+        let (left, right) = (self.play(2 * node)?, self.play(2 * node + 1)?);
         let (winner, loser) = if self.is_before(left, right) { (left, right) } else { (right, left) };
-        self.losers[node] = loser;
-        winner
+        self.players[node] = loser;
+        Ok(winner)
+    }
+
+    /// A source's next record.
+    #[inline]
+    fn next_of(&mut self, source: u32) -> Result<Player, S::Error> {
+        let place = source as usize;
+        let records = &mut self.sources[place];
+        if records.advance()? {
+            return Ok(Player { prefix: prefix(records.key()), source });
+        }
+        self.ended[place] = true;
+        self.live -= 1;
+        Ok(Player { prefix: u64::MAX, source })
     }
 
     #[inline]
-    fn is_before(&self, a: u32, b: u32) -> bool {
+    fn is_before(&self, a: Player, b: Player) -> bool {
+        if a.prefix == b.prefix { self.is_before_by_key(a.source, b.source) } else { a.prefix < b.prefix }
+    }
+
+    fn is_before_by_key(&self, a: u32, b: u32) -> bool {
         let (a, b) = (a as usize, b as usize);
-        match self.prefixes[a].cmp(&self.prefixes[b]) {
-            Ordering::Less => true,
-            Ordering::Greater => false,
-            Ordering::Equal if self.ended[a] || self.ended[b] => (self.ended[a], a) < (self.ended[b], b),
-            Ordering::Equal => {
-                let (left, right) = (&self.sources[a], &self.sources[b]);
-                (left.key(), left.sequence(), a) < (right.key(), right.sequence(), b)
-            }
+        if self.ended[a] || self.ended[b] {
+            return (self.ended[a], a) < (self.ended[b], b);
         }
+        let (left, right) = (&self.sources[a], &self.sources[b]);
+        (left.key(), left.sequence(), a) < (right.key(), right.sequence(), b)
     }
 
     /// The source whose current record is the first of all, or `None` at the end.
     #[inline]
     pub fn head(&self) -> Option<&S> {
-        (self.live > 0).then(|| &self.sources[self.losers[0] as usize])
+        (self.live > 0).then(|| &self.sources[self.players[0].source as usize])
     }
 
     /// Goes on to the next record.
+    ///
+    /// # Panics
+    /// If there was none.
     #[inline]
     pub fn advance(&mut self) -> Result<(), S::Error> {
-        let winner = self.losers[0] as usize;
-        let source = &mut self.sources[winner];
-        if source.advance()? {
-            self.prefixes[winner] = prefix(source.key());
-        } else {
-            self.ended[winner] = true;
-            self.prefixes[winner] = u64::MAX;
-            self.live -= 1;
-        }
-        let mut winner = winner as u32;
-        let mut node = (winner as usize + self.sources.len()) / 2;
+        let mut winner = self.next_of(self.players[0].source)?;
+        let mut node = (winner.source as usize + self.sources.len()) / 2;
         while node > 0 {
-            let loser = self.losers[node];
-            if self.is_before(loser, winner) {
-                self.losers[node] = winner;
-                winner = loser;
-            }
+            let other = self.players[node];
+            let is_beaten = self.is_before(other, winner);
+            // Who wins cannot be predicted, so it must not be branched upon.
+            self.players[node] = if is_beaten { winner } else { other };
+            winner = if is_beaten { other } else { winner };
             node /= 2;
         }
-        self.losers[0] = winner;
+        self.players[0] = winner;
         Ok(())
     }
 }

@@ -324,8 +324,7 @@ impl RunWriter {
         }
         if bytes <= self.block_bytes {
             let start = self.buffer.len();
-            put_varint(&mut self.buffer, key.len() as u64);
-            put_varint(&mut self.buffer, value.len() as u64);
+            put_lengths(&mut self.buffer, key, value);
             self.buffer.extend_from_slice(key);
             if self.layout.sequenced {
                 self.buffer.extend_from_slice(&sequence.to_le_bytes());
@@ -343,8 +342,7 @@ impl RunWriter {
     #[cold]
     fn push_large(&mut self, key: &[u8], sequence: u64, value: &[u8]) -> Result<(), RunError> {
         let mut head = Vec::with_capacity(2 * MAX_VARINT + key.len() + 8);
-        put_varint(&mut head, key.len() as u64);
-        put_varint(&mut head, value.len() as u64);
+        put_lengths(&mut head, key, value);
         head.extend_from_slice(key);
         if self.layout.sequenced {
             head.extend_from_slice(&sequence.to_le_bytes());
@@ -541,8 +539,17 @@ impl SegmentReader {
         RunError::Damaged { path: self.path.to_path_buf(), offset: self.next_read - behind, what }
     }
 
-    /// Reads a varint in the current block.
+    /// Reads the lengths of a key and a value in the current block. Mostly each is a byte.
     #[inline]
+    fn lengths(&mut self) -> Option<(usize, usize)> {
+        if let &[key @ ..0x80, value @ ..0x80, ..] = &self.buffer[self.position..self.block_end] {
+            self.position += 2;
+            return Some((key.into(), value.into()));
+        }
+        Some((self.varint()?, self.varint()?))
+    }
+
+    /// Reads a varint in the current block.
     fn varint(&mut self) -> Option<usize> {
         let (mut value, mut shift) = (0u64, 0);
         for &byte in &self.buffer[self.position..self.block_end] {
@@ -592,7 +599,7 @@ impl Source for SegmentReader {
         if self.position == self.block_end {
             self.next_block()?;
         }
-        let (Some(key), Some(value)) = (self.varint(), self.varint()) else {
+        let Some((key, value)) = self.lengths() else {
             return Err(self.damaged("a record's length is not one"));
         };
         let head = key.saturating_add(if self.sequenced { 8 } else { 0 });
@@ -635,7 +642,17 @@ impl Source for SegmentReader {
 
 const MAX_VARINT: usize = 9;
 
+/// Writes the lengths of a key and a value. Mostly each is a byte.
 #[inline]
+fn put_lengths(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    if key.len() < 0x80 && value.len() < 0x80 {
+        out.extend_from_slice(&[key.len() as u8, value.len() as u8]);
+    } else {
+        put_varint(out, key.len() as u64);
+        put_varint(out, value.len() as u64);
+    }
+}
+
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
