@@ -84,8 +84,8 @@ pub(crate) enum ProgramError {
         /// What it did instead.
         reason: String,
     },
-    /// There is no bundled job of this name.
-    #[error("there is no bundled job {name}: {said}")]
+    /// The worker beside this program has no job of this name, or cannot describe it.
+    #[error("the `worker` beside this program does not know a job {name}: {said}")]
     NotBundled {
         /// The name.
         name: String,
