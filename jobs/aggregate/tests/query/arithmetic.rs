@@ -1,5 +1,4 @@
 //! What expressions mean where no other engine agrees: decimals, quotients, overflow, conversions, and what errors say.
-#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
 //! Gathered groups: the same keys and the same states as of rows folded one by one.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,7 +2,6 @@
 //!
 //! Only what both mean alike is generated: integers that do not overflow, text of ASCII, nulls, truth values. Quotients of
 //! integers are decimals here and integers there, so `/` stands in `arithmetic.rs`.
-#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
 //! States of groups: whatever the order and the grouping of rows, the same state, the same bytes, the right result.
-#![allow(clippy::unwrap_used)]
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
