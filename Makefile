@@ -4,7 +4,7 @@
 #   make test    all tests
 #   make faults  the tests of killed, stopped and lying processes, over and over; FAULTS=50 says how often
 #   make check   format, lints, documentation, unused dependencies; changes nothing
-#   make sanitize  the unsafe code under AddressSanitizer; needs a nightly toolchain
+#   make sanitize  the unsafe code under AddressSanitizer
 #   make fix     formats, and applies what the lints suggest
 #   make bench   data, jobs and hand-written limits side by side; BENCH='--rounds 9 sort' for some rows, BENCH=--large for 10 GiB
 #   make kernels the inner loops alone, on a few MiB; KERNELS=csv for those with a name
@@ -77,14 +77,15 @@ fix: setup-check
 	cargo fmt --all
 	cargo clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# The code with `unsafe` in it under AddressSanitizer, with memory from the system's allocator instead of pages and mimalloc.
+# The code with `unsafe` in it under AddressSanitizer, with memory from the system's allocator instead of pages and mimalloc. It has a
+# target directory of its own, as its compiler is not the usual one (.ci/rustc); .ci/run has built all but these two packages with it.
+SANITIZE := $(TARGET)/sanitize
+SANITIZED := shardmill shardmill-datasets
+
 sanitize: setup
-	@cargo +nightly --version >/dev/null 2>&1 || { \
-	  echo "The sanitizer needs a nightly toolchain. Install one:"; \
-	  echo "  rustup toolchain install nightly --profile minimal"; exit 1; } >&2
-	RUSTFLAGS="-Zsanitizer=address --cfg shardmill_sanitize" PROPTEST_CASES=32 cargo +nightly test --locked \
-	  --config 'profile.dev.debug="line-tables-only"' --target-dir $(TARGET)/sanitize --target $$(rustc -vV | sed -n 's/^host: //p') \
-	  -p shardmill -p shardmill-datasets --no-default-features --features shardmill-datasets/bzip2,shardmill-datasets/zstd --lib -- \
+	SHARDMILL_SANITIZE=address RUSTC_WRAPPER="$(CURDIR)/.ci/rustc" CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
+	  PROPTEST_CASES=32 cargo test --release --locked --target-dir $(SANITIZE) --lib \
+	  $(foreach package,$(SANITIZED),-p $(package) --config 'profile.release.package.$(package).debug="line-tables-only"') -- \
 	  engine:: words:: key:: merge:: format::csv table::split table::masks table::csv
 
 bench: setup
