@@ -166,7 +166,12 @@ mod tests {
     fn records() -> impl Strategy<Value = Vec<Record>> {
         let key = prop_oneof![prop::collection::vec(0u8..3, 0..12), prop::collection::vec(any::<u8>(), 0..3)];
         let value = prop_oneof![4 => prop::collection::vec(any::<u8>(), 0..20), 1 => prop::collection::vec(any::<u8>(), 0..700)];
-        prop::collection::vec((key, 0u64..50, value), 0..40)
+        // Some values begin with their keys.
+        let record = (key, 0u64..50, value, any::<bool>()).prop_map(|(key, sequence, value, is_within)| {
+            let value = if is_within { [&key[..], &value].concat() } else { value };
+            (key, sequence, value)
+        });
+        prop::collection::vec(record, 0..40)
     }
 
     proptest! {

@@ -9,8 +9,10 @@
 //! segment  block*                                 a block never spans partitions
 //! block    length: u32 │ zero: u32 │ xxh3-64 of the payload: u64 │ payload       at most 1 MiB of payload
 //! payload  record*                                a record that is larger than a block goes on in the next ones
-//! record   key length: varint │ value length: varint │ key │ sequence: u64, if the run carries them │ value
+//! record   lengths │ key, unless the value begins with it │ sequence: u64, if the run carries them │ value
+//! lengths  key length · 2, + 1 if the value begins with the key: varint │ value length: varint
 //! ```
+//! A value that begins with its key is what sorting records by their first bytes makes: that need not be carried twice.
 //! A segment's length, record count and content bytes are kept outside of it (in memory, or in an index behind the run: `segments.rs`),
 //! so that a file cut short at a block's edge is noticed like any other damage. The content digest is xxh3-128 over the headers of its
 //! blocks, whose checksums stand for the rest. Where a block ends depends on its records and the size of blocks alone, so two segments with
@@ -324,7 +326,7 @@ impl RunWriter {
         }
         if bytes <= self.block_bytes {
             let start = self.buffer.len();
-            put_lengths(&mut self.buffer, key, value);
+            let key = put_lengths(&mut self.buffer, key, value);
             self.buffer.extend_from_slice(key);
             if self.layout.sequenced {
                 self.buffer.extend_from_slice(&sequence.to_le_bytes());
@@ -342,7 +344,7 @@ impl RunWriter {
     #[cold]
     fn push_large(&mut self, key: &[u8], sequence: u64, value: &[u8]) -> Result<(), RunError> {
         let mut head = Vec::with_capacity(2 * MAX_VARINT + key.len() + 8);
-        put_lengths(&mut head, key, value);
+        let key = put_lengths(&mut head, key, value);
         head.extend_from_slice(key);
         if self.layout.sequenced {
             head.extend_from_slice(&sequence.to_le_bytes());
@@ -539,14 +541,19 @@ impl SegmentReader {
         RunError::Damaged { path: self.path.to_path_buf(), offset: self.next_read - behind, what }
     }
 
-    /// Reads the lengths of a key and a value in the current block. Mostly each is a byte.
+    /// Reads the length of a key, whether the value begins with it, and the length of that, in the current block.
     #[inline]
-    fn lengths(&mut self) -> Option<(usize, usize)> {
-        if let &[key @ ..0x80, value @ ..0x80, ..] = &self.buffer[self.position..self.block_end] {
-            self.position += 2;
-            return Some((key.into(), value.into()));
-        }
-        Some((self.varint()?, self.varint()?))
+    fn lengths(&mut self) -> Option<(usize, bool, usize)> {
+        let (key, value) = match self.buffer[self.position..self.block_end] {
+            // Mostly each is a byte.
+            [key @ ..0x80, value @ ..0x80, ..] => {
+                self.position += 2;
+                (key.into(), value.into())
+            }
+            _ => (self.varint()?, self.varint()?),
+        };
+        let (key, is_within) = (key >> 1, key & 1 == 1);
+        (!is_within || key <= value).then_some((key, is_within, value))
     }
 
     /// Reads a varint in the current block.
@@ -599,10 +606,10 @@ impl Source for SegmentReader {
         if self.position == self.block_end {
             self.next_block()?;
         }
-        let Some((key, value)) = self.lengths() else {
+        let Some((key, is_within, value)) = self.lengths() else {
             return Err(self.damaged("a record's length is not one"));
         };
-        let head = key.saturating_add(if self.sequenced { 8 } else { 0 });
+        let head = if is_within { 0 } else { key } + if self.sequenced { 8 } else { 0 };
         let bytes = head.saturating_add(value);
         self.is_gathered = bytes > self.block_end - self.position;
         let start = if self.is_gathered {
@@ -613,11 +620,11 @@ impl Source for SegmentReader {
             self.position += bytes;
             start
         };
-        self.key = start..start + key;
         self.value = start + head..start + bytes;
+        self.key = if is_within { self.value.start..self.value.start + key } else { start..start + key };
         if self.sequenced {
             let record = if self.is_gathered { &self.gathered } else { &self.buffer };
-            self.sequence = u64::from_le_bytes(record[start + key..start + head].try_into().expect("eight bytes"));
+            self.sequence = u64::from_le_bytes(record[start + head - 8..start + head].try_into().expect("eight bytes"));
         }
         Ok(true)
     }
@@ -642,15 +649,17 @@ impl Source for SegmentReader {
 
 const MAX_VARINT: usize = 9;
 
-/// Writes the lengths of a key and a value. Mostly each is a byte.
+/// Writes the lengths of a key and a value, mostly a byte each, and returns what has to stand before the value: the key, or nothing.
 #[inline]
-fn put_lengths(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    if key.len() < 0x80 && value.len() < 0x80 {
-        out.extend_from_slice(&[key.len() as u8, value.len() as u8]);
+fn put_lengths<'k>(out: &mut Vec<u8>, key: &'k [u8], value: &[u8]) -> &'k [u8] {
+    let is_within = value.starts_with(key);
+    let lengths = [(key.len() as u64) << 1 | u64::from(is_within), value.len() as u64];
+    if lengths.iter().all(|length| *length < 0x80) {
+        out.extend_from_slice(&lengths.map(|length| length as u8));
     } else {
-        put_varint(out, key.len() as u64);
-        put_varint(out, value.len() as u64);
+        lengths.iter().for_each(|length| put_varint(out, *length));
     }
+    if is_within { &[] } else { key }
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
