@@ -7,6 +7,7 @@ use std::io;
 use std::ptr::NonNull;
 
 /// From this size on, huge pages are asked for.
+#[cfg(not(any(miri, shardmill_sanitize)))]
 const HUGE: usize = 2 << 20;
 
 /// A region of zeroed, writable memory that belongs to its owner alone.
