@@ -1,8 +1,9 @@
 //! The harness of the whole-system tests: the real executables, run as a person runs them, on real files.
 //!
 //! A test makes a [`Place`], puts input there, runs a [`Job`] and looks at what [`Ended`] with it and what lies in its [`Output`]. What
-//! should lie there is computed by [`oracle`], which knows nothing of shardmill. No test sleeps until something should have
-//! happened, and none reads a clock: one that needs a moment in the middle of a run waits for something that can be seen ([`look_for`]). Job processes are driven by a [`Supervisor`], in place of a worker.
+//! should lie there is computed by [`oracle`], which knows nothing of shardmill. No test sleeps until something should have happened,
+//! and none reads a clock: one that needs a moment in the middle of a run waits for something that can be seen ([`look_for`]). Job
+//! processes are driven by a [`Supervisor`], in place of a worker.
 #![allow(clippy::unwrap_used, reason = "a harness that cannot go on has nobody to tell but the test's author")]
 
 pub mod cluster;
