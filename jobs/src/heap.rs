@@ -3,6 +3,9 @@
 //! Values of a job may own memory (strings, vectors, states that grow). No trait could ask every type how much; the allocator
 //! knows. A thread that folds values compares its balance with what it was when its table was empty. Memory that one thread
 //! allocates and another frees shows in both balances, with opposite signs: mapping threads hand nothing over while they map.
+//!
+//! It does without huge pages (feature `no_thp`). Threads keep stretches for blocks of many sizes, most of which they use in part:
+//! with huge pages all of each would be memory that no balance knows of, and that can be as much again as what is known.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;

@@ -106,9 +106,9 @@ fn one_giant_group_is_sorted_in_less_memory_than_it_takes() {
 }
 
 #[test]
-fn six_threads_aggregate_into_millions_of_groups_in_256_mib() {
+fn eight_threads_aggregate_into_millions_of_groups_in_256_mib() {
     let place = Place::new();
-    let rows = 2_000_000u64;
+    let rows = 3_000_000u64;
     let mut random = Random::new(60);
     let lines = (0..rows).map(|row| {
         let (key, cents) = (row.wrapping_mul(0x9e37_79b9) % rows, random.below(100_000));
@@ -116,12 +116,12 @@ fn six_threads_aggregate_into_millions_of_groups_in_256_mib() {
     });
     let header = std::iter::once("customer,price,quantity,weight\n".to_owned());
     let input = write(&place, "sales.csv", header.chain(lines));
-    let job = Job::new("aggregate", &place.path("out")).input(&input).with("--threads 6 --group-by customer --shard-bytes 8MiB");
+    let job = Job::new("aggregate", &place.path("out")).input(&input).with("--threads 8 --group-by customer --shard-bytes 8MiB");
     let job = ["count() as sales", "sum(price * quantity) as revenue", "avg(price) as average", "sum(weight) as weight"]
         .iter()
         .fold(job, |job, aggregate| job.arg("--aggregate").arg(aggregate));
     let (summary, output) = run_within(256, job);
-    assert!(summary.spilled_bytes > 64 * MIB, "{summary:?}");
+    assert!(summary.spilled_bytes > 100 * MIB, "{summary:?}");
     let (mut groups, mut sales) = (0, 0);
     for_each_row(&output, |row| {
         groups += 1;
