@@ -103,7 +103,7 @@ impl Scheduler {
             if goes_on || matches!(how, Departure::Left) {
                 self.requeue(attempt.job, &live.task, live.terms.clone());
             } else {
-                self.lost_with_worker(attempt.job, &live);
+                self.lost_with_worker(*attempt, &live);
             }
         }
     }
@@ -134,11 +134,12 @@ impl Scheduler {
 
     /// A range was running on a worker that was lost. Nobody is charged; but what was running whenever workers were lost is tried
     /// alone, and at last not any more.
-    fn lost_with_worker(&mut self, id: JobId, live: &Live) {
-        let limit = self.config.lost_workers;
+    fn lost_with_worker(&mut self, attempt: AttemptId, live: &Live) {
+        let (id, limit) = (attempt.job, self.config.lost_workers);
         let (kind, range) = (live.task.kind(), live.task.range());
         let work = self.job(id).work(kind);
         work.losers.push((range.clone(), live.worker));
+        work.strays.insert(attempt, range.clone());
         let mut worst = range.start;
         for unit in range.clone() {
             *work.losses.entry(unit).or_default() += 1;

@@ -98,6 +98,9 @@ impl Scheduler {
             self.overtake(rival, Fault::LostRace);
             self.outbox.say(Action::Discard { attempt: rival });
         }
+        for stray in self.job(id).work(live.task.kind()).outrun(&range) {
+            self.outbox.say(Action::Discard { attempt: stray });
+        }
         let (journaled, outcome) = split_estimates(outcome);
         self.outbox.journal(Fact::Done { attempt, worker: live.worker, task: live.task.clone(), outcome: journaled });
         let job = self.job(id);

@@ -79,6 +79,8 @@ pub(crate) struct Work {
     /// Workers lost with each unit.
     pub(crate) losses: BTreeMap<u32, u32>,
     pub(crate) losers: Vec<(Range<u32>, WorkerId)>,
+    /// Attempts lost with their workers. Each may come back and go on until somebody else has done some of its range.
+    pub(crate) strays: BTreeMap<AttemptId, Range<u32>>,
     /// Who had the damaged outputs of a range, one for each time, by the range's first unit.
     pub(crate) damages: BTreeMap<u32, Vec<WorkerId>>,
     /// Units that were done again as their output was lost.
@@ -100,6 +102,7 @@ impl Work {
             charges: BTreeMap::new(),
             losses: BTreeMap::new(),
             losers: Vec::new(),
+            strays: BTreeMap::new(),
             damages: BTreeMap::new(),
             again: 0,
             paces: VecDeque::new(),
@@ -108,6 +111,12 @@ impl Work {
             work.weigh(weights);
         }
         work
+    }
+
+    /// Takes out the strays that cannot go on any more once this range is done.
+    pub(crate) fn outrun(&mut self, done: &Range<u32>) -> Vec<AttemptId> {
+        let outrun = self.strays.extract_if(.., |_, lost| lost.start < done.end && done.start < lost.end);
+        outrun.map(|(attempt, _)| attempt).collect()
     }
 
     /// Sets the weights.

@@ -1,9 +1,9 @@
 //! Heartbeats, leases, and the passing of time.
 
-use shardmill_protocol::{Fault, Task};
+use shardmill_protocol::{Fault, Grant, Task};
 
 use super::world::*;
-use crate::{Action, Answer, Config, Event, Fact, Notice, ReplyId};
+use crate::{Action, Answer, Config, Event, Fact, Notice, Registration, ReplyId};
 
 #[test]
 fn a_silent_worker_is_suspected_then_lost_and_its_range_is_granted_again_and_nobody_is_charged() {
@@ -121,6 +121,33 @@ fn a_range_that_takes_two_workers_along_is_granted_unit_by_unit() {
     let session = world.join(3, 4);
     let grant = world.grant(session).unwrap();
     assert_eq!((&grant.task, grant.threads), (&Task::Map(0..1), 1));
+}
+
+#[test]
+fn what_a_lost_worker_has_left_in_staging_is_removed_once_some_of_its_range_is_done_by_another_one() {
+    let discards =
+        |actions: &[Action]| actions.iter().filter(|action| matches!(action, Action::Discard { .. })).cloned().collect::<Vec<_>>();
+    let mut world = World::new();
+    let sessions = [world.join(1, 1), world.join(2, 1)];
+    world.planned_job(1, sessions[0], 8, 1);
+    let [lost, back] = sessions.map(|session| world.grant(session).unwrap());
+    assert_eq!((discards(&world.pass(5000)), discards(&world.pass(10_000))), (vec![], vec![]), "they may come back");
+
+    let again = Registration { threads: 1, memory_bytes: GIB, attempts: vec![held(&back)], ..Registration::default() };
+    let Answer::Registered { adopted, .. } = world.register_as(2, again) else { panic!("it may come at once") };
+    let [(attempt, fence)] = adopted[..] else { panic!("{adopted:?}") };
+    let (answer, actions) = world.report(&Grant { attempt, fence, ..*back.clone() }, Ok(mapped(&back.task.range(), 1)));
+    assert_eq!((answer, discards(&actions)), (Some(Answer::Accepted), vec![]), "what comes back and goes on keeps what it has");
+
+    let third = world.join(3, 4);
+    let mut removed = Vec::new();
+    while let Some(grant) = world.grant(third).filter(|grant| matches!(grant.task, Task::Map(_))) {
+        let overlaps = grant.task.range().start < lost.task.range().end && lost.task.range().start < grant.task.range().end;
+        let found = discards(&world.report(&grant, Ok(mapped(&grant.task.range(), 1))).1);
+        assert!(overlaps || found.is_empty(), "{grant:?}");
+        removed.extend(found);
+    }
+    assert_eq!(removed, [Action::Discard { attempt: lost.attempt }]);
 }
 
 #[test]

@@ -201,6 +201,20 @@ fn what_runs_is_adopted_though_the_end_of_the_attempt_before_it_was_forgotten() 
 }
 
 #[test]
+fn an_attempt_whose_output_is_lost_is_not_taken_up_again_though_its_worker_never_heard_that_it_was_accepted() {
+    let mut world = World::new();
+    let session = world.join(1, 1);
+    world.planned_job(1, session, 8, 1);
+    let grant = world.grant(session).unwrap();
+    world.done(&grant, mapped(&grant.task.range(), 1));
+    world.pass(5000);
+    world.pass(10_000);
+    let back = Registration { attempts: vec![held(&grant)], ..registration(1) };
+    let Answer::Registered { adopted, kill, .. } = world.register_as(1, back) else { panic!("it may come at once") };
+    assert_eq!((adopted, kill), (vec![], vec![grant.attempt]));
+}
+
+#[test]
 fn what_began_before_a_restart_is_done_again() {
     let mut world = World::new();
     let session = world.join(1, 1);
