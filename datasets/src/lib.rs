@@ -21,6 +21,7 @@ pub mod shard;
 pub mod sink;
 #[cfg(test)]
 mod small_disk;
+pub mod stdout;
 mod stream;
 pub mod survey;
 pub mod table;

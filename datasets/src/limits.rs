@@ -43,6 +43,9 @@ impl Room {
     /// Room for whatever the limits allow.
     pub const ENDLESS: Self = Self { memory_bytes: u64::MAX, threads: 1 };
 
+    /// The least memory with which a thread can work: blocks to read, a table, and blocks to merge.
+    pub const LEAST_SHARE: u64 = 12 << 20;
+
     /// Of a thread's share, one record may take an eighth.
     const RECORDS: u64 = 8;
     /// A zstd window may take a quarter.

@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use arrow::array::RecordBatch;
 use serde::de::DeserializeOwned;
 use shardmill_datasets::rows::{RowReader, field_names};
-use shardmill_datasets::table::{TableReader, TableSpec};
+use shardmill_datasets::table::{BadRow, TableBatch, TableReader, TableSpec, row_as_json};
 use shardmill_datasets::{BlockReader, Dialect, Format, Framing, Plan, Shape as Kind, Shard, lines};
 
 use crate::engine::{Mapper, Settings};
@@ -394,17 +394,23 @@ fn map_batches<J: MapReduce>(
     reader.open(&file.file, file.header.as_deref(), &shard.piece)?;
     let mut records = 0;
     while let Some(table) = reader.next()? {
-        // A batch that fails as a whole is set aside in its place among them.
-        let (before, behind) = table.bad.split_at(table.bad.partition_point(|bad| bad.record < table.first_record));
-        for bad in before {
-            mapper.set_aside(file, bad.record, bad.offset, &bad.bytes, bad.cause.clone())?;
-        }
         let rows = table.batch.num_rows();
         let batch = table.batch.slice(0, rows.min(usize::try_from(mapper.left_of(records)).unwrap_or(usize::MAX)));
-        if rows > 0 {
+        let mut refused = Vec::new();
+        if rows > 0 && mapper.is_left_out(table.first_record) {
             mapper.map_record(file, (table.first_record, table.offset), Ok(wrap(&batch)), &[])?;
+        } else if rows > 0 {
+            map_rows(mapper, &table, &batch, 0, &wrap, &mut refused)?;
         }
-        for bad in behind {
+        // All in their places among each other.
+        let mut bad = table.bad.iter().peekable();
+        for row in refused_rows(reader, &table, refused)? {
+            while let Some(earlier) = bad.next_if(|bad| bad.record < row.record) {
+                mapper.set_aside(file, earlier.record, earlier.offset, &earlier.bytes, earlier.cause.clone())?;
+            }
+            mapper.set_aside(file, row.record, row.offset, &row.bytes, row.cause)?;
+        }
+        for bad in bad {
             mapper.set_aside(file, bad.record, bad.offset, &bad.bytes, bad.cause.clone())?;
         }
         records += (rows + table.bad.len()) as u64;
@@ -413,6 +419,46 @@ fn map_batches<J: MapReduce>(
         }
     }
     Ok(())
+}
+
+/// Maps rows of a batch, the first of which is its row `first`. If that fails, the rows that are to blame are found by mapping halves; they
+/// are added to `refused`, with the cause.
+fn map_rows<J: MapReduce>(
+    mapper: &mut Mapper<'_, J>,
+    table: &TableBatch,
+    rows: &RecordBatch,
+    first: usize,
+    wrap: &impl for<'r> Fn(&'r RecordBatch) -> crate::job::Record<'r, J>,
+    refused: &mut Vec<(usize, String)>,
+) -> Result<(), Fault> {
+    let Some(cause) = mapper.try_record((table.record_of(first), table.offset), Ok(wrap(rows)))? else { return Ok(()) };
+    let known = refused.len();
+    if rows.num_rows() > 1 && !mapper.is_sampling() {
+        let half = rows.num_rows() / 2;
+        for (start, count) in [(0, half), (half, rows.num_rows() - half)] {
+            // What has emitted something before it failed cannot be undone unless records are held; one is enough to end it then.
+            if refused.len() == known || mapper.holds_records() {
+                map_rows(mapper, table, &rows.slice(start, count), first + start, wrap, refused)?;
+            }
+        }
+    }
+    // If each half can be mapped although the whole cannot, nothing is missing where nothing stood of the whole.
+    if refused.len() == known && (rows.num_rows() == 1 || !mapper.holds_records()) {
+        refused.push((first, cause));
+    }
+    Ok(())
+}
+
+/// The rows of a batch that the job has refused, as they stand in the file; where they have no place there, as JSON.
+fn refused_rows(reader: &TableReader, table: &TableBatch, refused: Vec<(usize, String)>) -> Result<Vec<BadRow>, Fault> {
+    let records: Vec<u64> = refused.iter().map(|(row, _)| table.record_of(*row)).collect();
+    let places = if records.is_empty() { Vec::new() } else { reader.places(table, &records)? };
+    let mut places = places.into_iter();
+    let bad = |((row, cause), record): ((usize, String), u64)| {
+        let (offset, bytes) = places.next().unwrap_or_else(|| (table.offset, row_as_json(&table.batch.slice(row, 1))));
+        BadRow { record, offset, bytes, cause }
+    };
+    Ok(refused.into_iter().zip(records).map(bad).collect())
 }
 
 /// Records are what the format offers: batches where it has columns, bytes where it has not.

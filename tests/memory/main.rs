@@ -130,9 +130,13 @@ fn eight_threads_aggregate_into_millions_of_groups_in_256_mib() {
     assert_eq!((summary.groups, groups, sales), (groups, summary.output_records, rows));
     fs::remove_dir_all(&output.path).unwrap();
 
-    let job = Job::new("aggregate", &place.path("out")).input(&input).with("--threads 4 --group-by customer --output-format parquet");
-    let (again, _) = run_within(256, job.arg("--aggregate=sum(weight) as weight"));
-    assert_eq!(again.groups, groups);
+    for format in ["parquet", "arrow"] {
+        let job =
+            Job::new("aggregate", &place.path("out")).input(&input).with("--threads 8 --group-by customer --output-format").arg(format);
+        let (again, output) = run_within(256, job.arg("--aggregate=sum(weight) as weight"));
+        assert_eq!(again.groups, groups);
+        fs::remove_dir_all(&output.path).unwrap();
+    }
 }
 
 #[test]

@@ -110,6 +110,39 @@ fn a_number_with_more_digits_than_its_column_is_a_bad_record_in_every_text_forma
 }
 
 #[test]
+fn of_a_batch_the_rows_are_named_and_set_aside_that_cannot_be_computed() {
+    let place = Place::new();
+    let rows = || (0..20_000).filter(|n| n % 7 != 3);
+    let csv: String = rows().map(|n| format!("{n},\"a, b\n\"\n")).collect();
+    let json: String = rows().map(|n| format!("{{\"n\":{n}}}\n\n")).collect();
+    // 9000 and 13000 are divided by zero; one of the rows before each is no row.
+    for (name, content, lines) in [("n.csv", format!("n,t\nno row\n{csv}"), 2), ("n.jsonl", format!("no row\n{json}"), 2)] {
+        let input = place.write(name, &content);
+        let job = || Job::new("aggregate", &place.path("out")).input(&input).with("--overwrite --shard-bytes 60000");
+        let job =
+            || job().args(["--schema", "n: int", "--aggregate", "count() as rows", "--aggregate", "sum(1 / (n - 9000) + 1 / (n - 13000))"]);
+        let before = rows().take_while(|n| *n < 9_000).count();
+        let line = before * lines + if name == "n.csv" { 3 } else { 2 };
+        let told = job().with("--max-bad-records 1 --threads 1").run().failure(1);
+        let record = if name == "n.csv" { "9000,\\\"a, b" } else { "{\\\"n\\\":9000}" };
+        for piece in [&format!("line {line}, "), record, "divides by zero", name] {
+            assert!(told.contains(piece), "{piece} in {told}");
+        }
+        let (summary, output) = job().with("--max-bad-records 3 --threads 3").run().success();
+        assert_eq!(summary.bad_records, 3);
+        assert_eq!(output.text().lines().nth(1).unwrap().split(',').next(), Some((rows().count() - 2).to_string().as_str()));
+        let quarantine = std::fs::read_to_string(output.path.join("_quarantine/records.jsonl")).unwrap();
+        let offsets = [9_000, 13_000]
+            .map(|n| content.find(&if name == "n.csv" { format!("\n{n},") } else { format!("\n{{\"n\":{n}}}") }).unwrap() + 1);
+        let set_aside: Vec<serde_json::Value> = quarantine.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let found: Vec<_> = set_aside[1..].iter().map(|bad| bad["offset"].as_u64().unwrap() as usize).collect();
+        assert_eq!(found, offsets, "{quarantine}");
+        assert!(set_aside[1]["text"].as_str().unwrap().contains("9000"), "{quarantine}");
+        std::fs::remove_dir_all(&output.path).unwrap();
+    }
+}
+
+#[test]
 fn a_ragged_row_is_a_bad_record() {
     let place = Place::new();
     let input = place.write("sales.csv", "city,n\nFaro,1\nEssen\nFaro,2,3\nFaro,4\n");

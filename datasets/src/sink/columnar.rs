@@ -201,7 +201,7 @@ impl ArrowFile {
 
 impl ColumnFile for ArrowFile {
     /// A record batch each.
-    const CUT: Cut = Cut { rows: 65_536, bytes: 2 << 20 };
+    const CUT: Cut = Cut { rows: 65_536, bytes: 1 << 20 };
 
     fn create(file: PartFile, schema: &SchemaRef, compression: Compression) -> Result<Self, Fault> {
         let options = match compression {

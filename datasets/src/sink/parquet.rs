@@ -17,7 +17,7 @@ use crate::format::Compression;
 /// Row groups end at these, rounded down to whole chunks. Encoded pages wait in memory for the end
 /// of their row group, so its size is the larger part of what a writer needs.
 const GROUP_ROWS: usize = 1 << 20;
-const GROUP_BYTES: usize = 8 << 20;
+const GROUP_BYTES: usize = 4 << 20;
 
 /// A column's dictionary is given up beyond this. Its hash table is several times as large, and
 /// every column may have one.

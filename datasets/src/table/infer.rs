@@ -14,6 +14,8 @@
 //!       int                                      empty fields have no type; a column of them alone is text
 //! ```
 
+use std::collections::HashMap;
+
 use super::number;
 use super::split::FieldIndex;
 use super::{csv::unquote, json::members_as_text, json::records, masks::STRIDE};
@@ -164,6 +166,8 @@ pub fn infer(prefixes: &[Prefix<'_>]) -> Schema {
 #[derive(Debug, Default)]
 struct Inference {
     columns: Vec<Column>,
+    /// Where each name stands among them.
+    slots: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -232,11 +236,15 @@ impl Inference {
             objects.extend_from_slice(line);
             objects.push(b'\n');
         }
-        for (column, known) in self.columns.iter_mut().zip(known.into_iter().chain(std::iter::repeat(0))) {
-            if column.values[known..].iter().all(|value| value.is_number() || value.is_null()) {
-                for digits in members_as_text(&column.name, &objects).iter().flatten() {
-                    column.number = column.number.join(Kind::of(digits.as_bytes()));
-                }
+        let known = known.into_iter().chain(std::iter::repeat(0));
+        let has_numbers =
+            |(column, known): &(&mut Column, usize)| column.values[*known..].iter().all(|value| value.is_number() || value.is_null());
+        let mut numbers: Vec<&mut Column> = self.columns.iter_mut().zip(known).filter(has_numbers).map(|(column, _)| column).collect();
+        let names: Vec<&str> = numbers.iter().map(|column| column.name.as_str()).collect();
+        let texts = members_as_text(&names, &objects);
+        for (column, texts) in numbers.iter_mut().zip(texts) {
+            for digits in texts.iter().flatten() {
+                column.number = column.number.join(Kind::of(digits.as_bytes()));
             }
         }
     }
@@ -247,10 +255,12 @@ impl Inference {
     }
 
     fn slot(&mut self, name: &str) -> usize {
-        self.columns.iter().position(|column| column.name == name).unwrap_or_else(|| {
-            self.columns.push(Column { name: name.to_owned(), kind: Kind::Empty, values: Vec::new(), number: Kind::Empty });
-            self.columns.len() - 1
-        })
+        if let Some(&slot) = self.slots.get(name) {
+            return slot;
+        }
+        self.columns.push(Column { name: name.to_owned(), kind: Kind::Empty, values: Vec::new(), number: Kind::Empty });
+        self.slots.insert(name.to_owned(), self.columns.len() - 1);
+        self.columns.len() - 1
     }
 }
 

@@ -17,8 +17,8 @@ use arrow::array::{ArrayRef, AsArray, Decimal128Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::json::ReaderBuilder;
 use arrow::json::reader::Decoder;
+use arrow::json::{LineDelimitedWriter, ReaderBuilder};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -115,12 +115,24 @@ fn without_exponent(text: &str) -> Cow<'_, str> {
     format!("{sign}{}.{}", &digits[..point], &digits[point..]).into()
 }
 
-/// The scalar that each of these lines, all of them objects, has under `name`, as the text that stands there; none if one is no scalar.
-pub(crate) fn members_as_text(name: &str, lines: &[u8]) -> Vec<Option<String>> {
-    let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, true)]));
-    let decoder = JsonDecoder::new(schema);
+/// For each name the scalar that each of these lines, all of them objects, has under it, as the text that stands there; nothing if one is
+/// no scalar.
+pub(crate) fn members_as_text(names: &[&str], lines: &[u8]) -> Vec<Vec<Option<String>>> {
+    let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
+    let decoder = JsonDecoder::new(Arc::new(Schema::new(fields)));
     let whole = decoder.decoder(records(lines).count()).and_then(|mut rows| decoder.decode_all(&mut rows, lines).map_err(message));
-    whole.map_or_else(|_| Vec::new(), |batch| batch.column(0).as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect())
+    let texts = |batch: RecordBatch| {
+        let columns = batch.columns().iter();
+        columns.map(|column| column.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect()).collect()
+    };
+    whole.map_or_else(|_| Vec::new(), texts)
+}
+
+/// A row as JSON, to be shown; nothing of one that JSON cannot tell.
+pub fn row_as_json(row: &RecordBatch) -> Vec<u8> {
+    let mut writer = LineDelimitedWriter::new(Vec::new());
+    let written = writer.write(row).and_then(|()| writer.finish());
+    written.map_or_else(|_| Vec::new(), |()| writer.into_inner().trim_ascii_end().to_vec())
 }
 
 /// The lines that hold anything, with where they begin.

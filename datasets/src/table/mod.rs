@@ -26,20 +26,24 @@ pub(crate) mod split;
 mod tests;
 
 pub use infer::{Prefix, infer};
+pub use json::row_as_json;
 pub use schema::{SchemaError, override_types, parse_schema, schema_text, type_name};
 
 use crate::block::{BlockReader, Framing};
 use crate::error::ReadError;
-use crate::format::Format;
-use crate::format::csv::{CsvOptions, Dialect};
+use crate::format::csv::{CsvOptions, CsvState, Dialect};
+use crate::format::{Compression, Format};
 use crate::guard::reading;
 use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
+use std::ops::Range;
+
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use csv::{CsvDecoder, Decoded};
 use json::JsonDecoder;
+use split::FieldIndex;
 
 /// How tables are read: the same for all shards of a job.
 #[derive(Clone, Debug)]
@@ -84,8 +88,19 @@ pub struct TableBatch {
     pub first_record: u64,
     /// Where in the file the block begins from which the rows come; 0 for Parquet and Arrow.
     pub offset: u64,
+    /// The number of the record with which that block begins.
+    pub block_record: u64,
     /// Rows that were set aside, in order. A batch may consist of nothing else.
     pub bad: Vec<BadRow>,
+}
+
+impl TableBatch {
+    /// The number of the record that is in this row of the batch.
+    pub fn record_of(&self, row: usize) -> u64 {
+        self.bad.iter().fold(self.first_record + row as u64, |record, bad| {
+            if (self.first_record..=record).contains(&bad.record) { record + 1 } else { record }
+        })
+    }
 }
 
 /// A row that is not as the schema or the header demands.
@@ -197,8 +212,15 @@ pub struct TableReader {
     /// The number of the next record.
     record: u64,
     /// What is left of a block that held more rows than a batch.
-    rest: Option<(Decoded, u64)>,
+    rest: Option<(Decoded, Block)>,
     file: Option<InputFile>,
+}
+
+/// Where a block begins.
+#[derive(Clone, Copy)]
+struct Block {
+    offset: u64,
+    record: u64,
 }
 
 enum Source {
@@ -270,8 +292,8 @@ impl TableReader {
     /// Returns the next rows; nothing at the end of the shard, once the file was checked again.
     #[allow(clippy::should_implement_trait, reason = "every error has to be looked at")]
     pub fn next(&mut self) -> Result<Option<TableBatch>, ReadError> {
-        if let Some((decoded, offset)) = self.rest.take() {
-            return Ok(Some(self.hand_out(decoded, offset)));
+        if let Some((decoded, block)) = self.rest.take() {
+            return Ok(Some(self.hand_out(decoded, block)));
         }
         let (decoded, offset) = match &self.source {
             Source::Nothing => return Ok(None),
@@ -298,7 +320,40 @@ impl TableReader {
                 (Decoded::good(batch), 0)
             }
         };
-        Ok(Some(self.hand_out(decoded, offset)))
+        Ok(Some(self.hand_out(decoded, Block { offset, record: self.record })))
+    }
+
+    /// Where in the open file records of a batch begin, and their bytes as they stand there; `records` are their numbers, ascending.
+    /// Nothing for those that have no place of their own, in Parquet and Arrow, or none that can be gone to, in compressed files.
+    pub fn places(&self, table: &TableBatch, records: &[u64]) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+        let Some(file) = self.file.as_ref().filter(|file| file.compression == Compression::None) else { return Ok(Vec::new()) };
+        let dialect = Dialect { delimiter: file.format.delimiter().unwrap_or(b','), quotes: self.spec.csv.quotes };
+        let framing = match &self.source {
+            Source::Delimited => Framing::Csv { delimiter: dialect.delimiter, quotes: dialect.quotes },
+            Source::JsonLines(_) => Framing::Lines,
+            _ => return Ok(Vec::new()),
+        };
+        let mut blocks = BlockReader::with_limits(self.spec.block_bytes, self.spec.limits).within(self.spec.room);
+        blocks.open(file, &Piece::Bytes { start: table.offset, end: file.bytes, csv: CsvState::Record }, framing)?;
+        let (mut number, mut index, mut places) = (table.block_record, FieldIndex::default(), Vec::new());
+        while places.len() < records.len()
+            && let Some(block) = blocks.next()?
+        {
+            let bounds: Vec<Range<usize>> = match &self.source {
+                Source::Delimited => {
+                    index.fill(block.padded(), block.bytes.len(), dialect);
+                    index.records().map(|record| index.record_bounds(record)).collect()
+                }
+                _ => json::records(block.bytes).map(|(start, line)| start..start + line.len()).collect(),
+            };
+            for bounds in bounds {
+                if records.get(places.len()) == Some(&number) {
+                    places.push((block.offset + bounds.start as u64, block.bytes[bounds].to_vec()));
+                }
+                number += 1;
+            }
+        }
+        Ok(places)
     }
 
     /// Returns how many bytes of the file, as it lies on disk, were read for the open shard, where the format tells before its end.
@@ -307,12 +362,12 @@ impl TableReader {
     }
 
     /// Hands out as many rows as a batch may have, with the bad rows before and among them; keeps the rest.
-    fn hand_out(&mut self, mut decoded: Decoded, offset: u64) -> TableBatch {
+    fn hand_out(&mut self, mut decoded: Decoded, block: Block) -> TableBatch {
         let first_record = self.record;
         let rows = decoded.batch.num_rows();
         if rows <= self.spec.batch_rows {
             self.record += decoded.records;
-            return TableBatch { batch: decoded.batch, first_record: skip(first_record, &decoded.bad), offset, bad: decoded.bad };
+            return in_block(block, decoded.batch, first_record, decoded.bad);
         }
         let batch = decoded.batch.slice(0, self.spec.batch_rows);
         // The batch ends before the good row that comes next, so the bad ones up to there belong to it.
@@ -327,9 +382,14 @@ impl TableReader {
         decoded.batch = decoded.batch.slice(self.spec.batch_rows, rows - self.spec.batch_rows);
         decoded.records -= end - first_record;
         self.record = end;
-        self.rest = Some((decoded, offset));
-        TableBatch { batch, first_record: skip(first_record, &bad), offset, bad }
+        self.rest = Some((decoded, block));
+        in_block(block, batch, first_record, bad)
     }
+}
+
+/// A batch whose first record, good or bad, has this number.
+fn in_block(block: Block, batch: RecordBatch, first_record: u64, bad: Vec<BadRow>) -> TableBatch {
+    TableBatch { batch, first_record: skip(first_record, &bad), offset: block.offset, block_record: block.record, bad }
 }
 
 /// The number of the first record from `record` on that is not a bad one.

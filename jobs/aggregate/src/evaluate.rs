@@ -21,7 +21,7 @@ use crate::expression::{Comparison, Expression, Node, TextFunction, Type};
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluateError {
     /// An exact number passes its 64 bits or 38 digits.
-    #[error("`{expression}` overflows in row {row}; cast an operand to double where rounding is acceptable")]
+    #[error("`{expression}` overflows; cast an operand to double where rounding is acceptable")]
     Overflow {
         /// The expression as it was written.
         expression: String,
@@ -29,7 +29,7 @@ pub enum EvaluateError {
         row: usize,
     },
     /// An exact number is divided by zero.
-    #[error("`{expression}` divides by zero in row {row}; `nullif(…, 0)` makes the result null")]
+    #[error("`{expression}` divides by zero; `nullif(…, 0)` makes the result null")]
     DivisionByZero {
         /// The expression as it was written.
         expression: String,
@@ -37,7 +37,7 @@ pub enum EvaluateError {
         row: usize,
     },
     /// A value cannot be converted.
-    #[error("cannot compute `{expression}`")]
+    #[error("cannot compute `{expression}`: {source}")]
     Kernel {
         /// The expression as it was written.
         expression: String,

@@ -429,7 +429,7 @@ impl Resolver<'_> {
     }
 
     /// The same value in another type that it can meet others in.
-    fn convert(&self, expression: Expression, kind: &Type) -> Resolved {
+    pub(crate) fn convert(&self, expression: Expression, kind: &Type) -> Resolved {
         if expression.kind == *kind {
             return Ok(expression);
         }
@@ -471,9 +471,22 @@ impl Resolver<'_> {
 
     /// `x in (a, b)` is `x = a or x = b`, with its three values.
     fn in_list(&self, operand: &Expr, list: &[Expr], expr: &Expr) -> Resolved {
-        let found = list.iter().map(|item| self.compare(Comparison::Equal, operand, item, expr));
-        let found = found.reduce(|left, right| Ok(Expression::new(Node::Or(Box::new(left?), Box::new(right?)), Type::Boolean, expr)));
-        found.unwrap_or_else(|| Err(self.error(format_args!("`{expr}` has an empty list"))))
+        // Under their own names: that of the whole is as long as the list.
+        let found = list.iter().map(|item| self.compare(Comparison::Equal, operand, item, item));
+        let mut found: Vec<Expression> = found.collect::<Result<_, _>>()?;
+        // As a tree that is as flat as can be: a list may be long, and computing it must not go that deep.
+        while found.len() > 1 {
+            let mut rest = found.into_iter();
+            let mut pairs = Vec::with_capacity(rest.len().div_ceil(2));
+            while let Some(left) = rest.next() {
+                pairs.push(match rest.next() {
+                    Some(right) => left.over(|left| Node::Or(left, Box::new(right)), Type::Boolean),
+                    None => left,
+                });
+            }
+            found = pairs;
+        }
+        found.pop().map(|found| found.named(expr)).ok_or_else(|| self.error(format_args!("`{expr}` has an empty list")))
     }
 
     /// `%` is any text, `_` any character; `\` takes the meaning from the next character, or another one after `escape`.

@@ -21,7 +21,7 @@ pub struct Aggregate {
     #[arg(long, value_name = "EXPRESSIONS")]
     pub aggregate: Vec<String>,
     /// Which rows count, as 'discount > 0.1'.
-    #[arg(long = "where", value_name = "CONDITION")]
+    #[arg(long = "where", value_name = "CONDITION", allow_hyphen_values = true)]
     #[serde(rename = "where")]
     pub filter: Option<String>,
     /// The types of columns that are not to be inferred, as 'price: decimal(12,2), code: text'.

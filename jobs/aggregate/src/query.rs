@@ -9,10 +9,10 @@ use arrow::datatypes::Schema;
 use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem};
 use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::accumulate::Aggregate;
-use crate::expression::{Expression, Resolver};
+use crate::expression::{Expression, Resolver, Type};
 use crate::plan::Plan;
 
 /// What is wrong with a query, before any record is read.
@@ -114,9 +114,13 @@ impl Query {
 
     /// Finds columns and types in an input's schema.
     pub fn resolve(&self, schema: &Schema) -> Result<Plan, QueryError> {
-        let resolver =
-            |item: &'_ Item| -> Result<Expression, QueryError> { Resolver { schema, context: &item.context }.resolve(&item.expr) };
-        let groups = self.groups.iter().map(|item| Ok((item.name.clone(), resolver(item)?)));
+        let group = |item: &'_ Item| -> Result<Expression, QueryError> {
+            let resolver = Resolver { schema, context: &item.context };
+            let resolved = resolver.resolve(&item.expr)?;
+            // A column without any value is as good as one of text.
+            if resolved.kind == Type::Null { resolver.convert(resolved, &Type::Text) } else { Ok(resolved) }
+        };
+        let groups = self.groups.iter().map(|item| Ok((item.name.clone(), group(item)?)));
         let groups = groups.collect::<Result<Vec<_>, QueryError>>()?;
         let aggregates = self.aggregates.iter().map(|item| Ok((item.name.clone(), resolve_aggregate(schema, item)?)));
         let aggregates = aggregates.collect::<Result<Vec<_>, QueryError>>()?;
@@ -150,12 +154,36 @@ fn parse_filter(text: &str) -> Result<Item, QueryError> {
     }
 }
 
+/// The most operators that a text may have. Each may be one level of what is computed by recursion.
+const OPERATORS: usize = 100;
+
 /// Parses all of `text`, and refuses what is left over.
 fn parse_whole<T>(text: &str, parse: impl Fn(&mut Parser<'_>) -> Result<T, ParserError>) -> Result<T, ParserError> {
-    let mut parser = Parser::new(&GenericDialect {}).try_with_sql(text)?;
+    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location()?;
+    let spoken = tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
+    let operators = spoken.clone().zip(spoken.skip(1)).filter(|(before, token)| ends_operand(before) && is_operator(token)).count();
+    if operators > OPERATORS {
+        return Err(ParserError::ParserError(format!(
+            "it has {operators} operators, the limit is {OPERATORS}; a list of values is one `in (…)`"
+        )));
+    }
+    let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(tokens);
     let parsed = parse(&mut parser)?;
     parser.expect_token(&Token::EOF)?;
     Ok(parsed)
+}
+
+/// Whether an operand may end here, so that an operator behind it stands between two. Before one, its depth is the parser's to limit.
+fn ends_operand(token: &Token) -> bool {
+    matches!(token, Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::RParen)
+}
+
+fn is_operator(token: &Token) -> bool {
+    match token {
+        Token::Word(word) => word.quote_style.is_none() && ["and", "or", "is"].contains(&word.value.to_ascii_lowercase().as_str()),
+        Token::Comma | Token::Period | Token::LParen | Token::EOF => false,
+        other => !ends_operand(other),
+    }
 }
 
 fn resolve_aggregate(schema: &Schema, item: &Item) -> Result<Aggregate, QueryError> {

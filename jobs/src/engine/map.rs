@@ -223,9 +223,32 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
         record: Result<Record<'r, J>, String>,
         raw: &[u8],
     ) -> Result<(), Fault> {
-        if self.attempt.stop_before(self.shard, place.0) == place.0 {
+        if self.is_left_out(place.0) {
             return self.set_aside(file, place.0, place.1, raw, LEFT_OUT.to_owned());
         }
+        match self.try_record(place, record)? {
+            Some(cause) => self.set_aside(file, place.0, place.1, raw, cause),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a record is not to be mapped, as it has brought processes down, or as there were enough.
+    pub(crate) fn is_left_out(&self, record: u64) -> bool {
+        self.attempt.stop_before(self.shard, record) == record
+    }
+
+    /// Whether nothing stands of a record that turns out to be bad, so that it, or a part of it, can be mapped again.
+    pub(crate) fn holds_records(&self) -> bool {
+        self.attempt.settings.holds_records()
+    }
+
+    /// Whether records are only looked at, to be mapped later.
+    pub(crate) fn is_sampling(&self) -> bool {
+        self.attempt.record_limit != u64::MAX
+    }
+
+    /// Maps one record, if that can be done; says what is wrong with it if not.
+    pub(crate) fn try_record<'r>(&mut self, place: (u64, u64), record: Result<Record<'r, J>, String>) -> Result<Option<String>, Fault> {
         let (job, collector) = (self.attempt.job, &mut self.collector);
         self.slot.enter(Suspect { unit: self.shard, record: place.0, offset: place.1 });
         let outcome = catch(|| {
@@ -241,10 +264,7 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
             if emitter.has_failed() { Err(Stop::Collector) } else { Ok(()) }
         });
         self.slot.leave();
-        match self.bad_record(outcome)? {
-            Some(cause) => self.set_aside(file, place.0, place.1, raw, cause),
-            None => Ok(()),
-        }
+        self.bad_record(outcome)
     }
 
     /// What is wrong with the record at which the loop stopped, if it is the record that is wrong.

@@ -10,8 +10,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use shardmill_datasets::{Compression, Format, InputFile, Plan, PlannedFile, ReadError, Room, RunRequest};
 
-/// The smallest share with which a thread can work: blocks to read, a table, and blocks to merge.
-const LEAST_SHARE: usize = 12 << 20;
+/// The smallest share with which a thread can work, whatever it reads and writes.
+const LEAST_SHARE: usize = Room::LEAST_SHARE as usize;
 
 /// A budget that the threads cannot work in.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +118,7 @@ impl FromStr for Tight {
 impl Budget {
     /// The smallest share with which a thread can work.
     pub(crate) fn least_share(reading: &Reading, writer_bytes: usize) -> usize {
-        LEAST_SHARE.max(2 * writer_bytes).max(reading.bytes.saturating_mul(2))
+        LEAST_SHARE.max(writer_bytes / 2 * 3).max(reading.bytes.saturating_mul(2))
     }
 
     /// Shares `total_bytes` out among `threads`, each of which needs `reading` while it maps and `writer_bytes` while it reduces.
