@@ -14,7 +14,7 @@ mod perform;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use shardmill_protocol::JobId;
 use shardmill_protocol::rpc::api::JobSpec;
@@ -74,6 +74,8 @@ pub(crate) struct Driver {
     keys: BTreeMap<String, JobId>,
     /// Ended jobs of which nothing is left in staging.
     swept: BTreeSet<JobId>,
+    /// How long jobs had been there when this driver began. The scheduler knows no clock but its own.
+    before_ms: BTreeMap<JobId, u64>,
 }
 
 impl Driver {
@@ -81,7 +83,11 @@ impl Driver {
     pub(crate) fn new(scheduler: Scheduler, swept: BTreeSet<JobId>, keys: Vec<(JobId, String)>, handle: Handle, tools: Tools) -> Self {
         let jobs: Vec<JobId> = scheduler.jobs().collect();
         let targets = jobs.iter().filter_map(|job| Some((*job, Arc::new(target(scheduler.submission(*job)?)))));
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let is_open = |job: &&JobId| scheduler.job_status(**job, Tick::default()).is_some_and(|status| !status.phase.is_final());
+        let before_ms = jobs.iter().filter(is_open).map(|job| (*job, now_ms.saturating_sub(job.submitted_ms()))).collect();
         Self {
+            before_ms,
             targets: targets.collect(),
             keys: keys.into_iter().map(|(job, key)| (key, job)).collect(),
             swept,
@@ -223,15 +229,22 @@ impl Driver {
     /// How a job stands, if the scheduler knows it.
     pub(crate) fn status(&self, job: JobId) -> Option<JobStatus> {
         let mut status = self.scheduler.job_status(job, self.now())?;
-        status.name.clone_from(&self.targets.get(&job)?.spec.name);
+        self.complete(&mut status)?;
         Some(status)
     }
 
     /// A job in full, if the scheduler knows it.
     pub(crate) fn view(&self, job: JobId) -> Option<JobView> {
         let mut view = self.scheduler.job_view(job, self.now())?;
-        view.status.name.clone_from(&self.targets.get(&job)?.spec.name);
+        self.complete(&mut view.status)?;
         Some(view)
+    }
+
+    /// Adds what the scheduler does not know.
+    fn complete(&self, status: &mut JobStatus) -> Option<()> {
+        status.name.clone_from(&self.targets.get(&status.job)?.spec.name);
+        status.elapsed_ms += self.before_ms.get(&status.job).copied().unwrap_or(0);
+        Some(())
     }
 
     /// The workers, as the scheduler knows them.

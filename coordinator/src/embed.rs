@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
+use shardmill_datasets::Room;
 use shardmill_datasets::request::parse_bytes;
 use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::connect::{connect, within};
@@ -39,6 +40,8 @@ const SWEEPING: Duration = Duration::from_secs(15);
 const ENDING: Duration = Duration::from_secs(5);
 /// How often something is looked at that nobody tells of.
 const LOOK: Duration = Duration::from_millis(5);
+/// The least memory that a worker is of any use with.
+const LEAST_MEMORY: u64 = 64 << 20;
 /// How much of a log is shown when its process has failed.
 const LOG_LINES: usize = 20;
 
@@ -70,6 +73,12 @@ pub(crate) enum EmbedError {
     /// There is no worker to start.
     #[error("no `worker` is beside {}: build it, or put it there", path.display())]
     NoWorker { path: PathBuf },
+    /// There is too little memory for the workers.
+    #[error(
+        "{workers} workers of {threads} threads need a memory budget of at least {least} MiB, not {given} MiB; give --memory {least}MiB, \
+         or fewer --workers or --threads"
+    )]
+    Memory { workers: u32, threads: u32, least: u64, given: u64 },
     /// A process of the cluster has ended by itself.
     #[error("the {what} has ended ({how}); it last said:\n{log}")]
     Ended { what: String, how: String, log: String },
@@ -94,7 +103,10 @@ pub(crate) fn run(arguments: Run) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", crate::publish::chain(&error));
-            ExitCode::FAILURE
+            match error {
+                EmbedError::NoWorker { .. } | EmbedError::Memory { .. } | EmbedError::Directory { .. } => ExitCode::from(2),
+                EmbedError::Spawn { .. } | EmbedError::Ended { .. } | EmbedError::System { .. } => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -103,14 +115,19 @@ async fn run_job(arguments: Run) -> Result<ExitCode, EmbedError> {
     let Run { submission, workers, threads, memory, temp_dir } = arguments;
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
     let threads = threads.unwrap_or_else(|| (cores / workers).max(1));
-    let memory = memory.unwrap_or_else(|| rustix::system::sysinfo().totalram as u64 / 2) / u64::from(workers);
+    let memory = memory.unwrap_or_else(|| rustix::system::sysinfo().totalram as u64 / 2);
+    let least = u64::from(workers) * (u64::from(threads) * Room::LEAST_SHARE).max(LEAST_MEMORY);
+    if memory < least {
+        return Err(EmbedError::Memory { workers, threads, least: least >> 20, given: memory >> 20 });
+    }
+    let memory = memory / u64::from(workers);
     let directory = TempDirectory::new(&temp_dir.unwrap_or_else(|| beside(&submission.request.output)))?;
     let mut interrupts = Interrupts::new()?;
     let mut cluster = tokio::select! {
         cluster = Cluster::start(&directory.path, workers, threads, memory) => cluster?,
         () = interrupts.next() => return Ok(ExitCode::from(130)),
     };
-    let find = Find { coordinator: Some(cluster.state.clone()) };
+    let find = Find { coordinator: Some(cluster.state.clone()), is_fleeting: true };
     let outcome = {
         let mut submitted = std::pin::pin!(submit(&find, submission, OnInterrupt::Cancel));
         tokio::select! {

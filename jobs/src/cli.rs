@@ -3,6 +3,7 @@
 //! Exit codes: 0 done · 1 the job failed · 2 wrong usage, or refused before any work · 130 interrupted.
 //! stdout is for data (`--format json`), stderr for narration.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shardmill_datasets::RunRequest;
 use shardmill_datasets::request::parse_bytes;
+use shardmill_datasets::stdout::print_json;
 use shardmill_protocol::VERSION;
 
 use crate::card;
@@ -85,7 +87,7 @@ pub fn main_named<J: MapReduce + Args + Serialize + DeserializeOwned>(
     };
     match command.verb {
         Verb::Describe => {
-            println!("{}", serde_json::to_string_pretty(&Description::of::<J>(name)).expect("a description is plain data"));
+            print_json(&Description::of::<J>(name));
             ExitCode::SUCCESS
         }
         Verb::Run(run) => run_job(name, *run),
@@ -262,7 +264,7 @@ fn run_job<J: MapReduce + Args>(name: &str, run: Run<J>) -> ExitCode {
     let result = Planned::new(name, run.job, run.flags.options(), progress).and_then(|planned| {
         if explain {
             match shown {
-                Shown::Json => println!("{}", serde_json::to_string_pretty(&planned.plan.input).expect("a plan is plain data")),
+                Shown::Json => print_json(&planned.plan.input),
                 Shown::Text => show.explain(&planned),
             }
             return Ok(None);
@@ -275,13 +277,14 @@ fn run_job<J: MapReduce + Args>(name: &str, run: Run<J>) -> ExitCode {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(summary)) => {
             match shown {
-                Shown::Json => println!("{}", serde_json::to_string_pretty(&summary).expect("a summary is plain data")),
+                Shown::Json => print_json(&summary),
                 Shown::Text => show.summary(&summary),
             }
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprint!("{}", card::card(&error));
+            // Nobody may be there any more to read it.
+            let _ = std::io::stderr().write_all(card::card(&error).as_bytes());
             ExitCode::from(card::exit_code(&error))
         }
     }

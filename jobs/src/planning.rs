@@ -166,7 +166,7 @@ fn sink_spec<J: MapReduce>(job: &J, input: &Plan, request: &RunRequest) -> Resul
 /// All that map and reduce tasks need to know.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct JobPlan {
-    /// Files, shards, partitions, columns.
+    /// Files, shards, partitions, columns. The first of all: a worker reads it without the rest.
     pub(crate) input: Plan,
     /// What the parts look like.
     pub(crate) sink: SinkSpec,
@@ -212,6 +212,11 @@ impl JobPlan {
         Ok(())
     }
 
+    /// The least memory for a thread. To be asked once it was measured.
+    pub(crate) fn least_share(&self) -> u64 {
+        Budget::least_share(&self.reading.clone().unwrap_or_default(), self.sink.memory_bytes()) as u64
+    }
+
     /// Shares memory out among threads.
     pub(crate) fn budget(&self, room: Room) -> Result<Budget, PlanningError> {
         let measured = self.reading.clone().map_or_else(|| reading(&self.input, room), Ok)?;
@@ -232,8 +237,7 @@ impl JobPlan {
 
     /// What others than the job want to know. To be asked once it was measured.
     pub(crate) fn facts(&self) -> PlanFacts {
-        let measured = self.reading.clone().unwrap_or_default();
-        let thread_memory_bytes = Budget::least_share(&measured, self.sink.memory_bytes()) as u64;
+        let thread_memory_bytes = self.least_share();
         let mut text = self.to_string();
         let _ = writeln!(text, "  memory      {} for each thread at least", HumanBytes(thread_memory_bytes));
         PlanFacts {

@@ -2,7 +2,7 @@
 //!
 //! Bars are drawn on a terminal only; elsewhere a line per phase is written. Nothing of this is seen by the engine.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, channel};
@@ -18,6 +18,13 @@ use crate::local::{Phase, Planned, Summary};
 
 /// What is told where spilled data would take memory, of which the budget knows nothing.
 const IN_MEMORY: &str = "the output's disk is kept in memory, and so is what is spilled beside it; --temp-dir puts that elsewhere";
+
+/// Writes a line for people, if somebody still reads them: no run fails because nobody looks at it.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
 
 /// Shows a run.
 pub(crate) struct Show {
@@ -45,7 +52,7 @@ impl Show {
             self.explain(planned);
         } else if !self.is_quiet {
             let plan = &planned.plan.input;
-            eprintln!(
+            say!(
                 "plan    {} in {}, {}, {}",
                 HumanBytes(plan.input_bytes),
                 count(plan.files.len() as u64, "file"),
@@ -53,22 +60,22 @@ impl Show {
                 count(plan.partitions.into(), "partition")
             );
             if planned.spills_into_memory() {
-                eprintln!("note    {IN_MEMORY}");
+                say!("note    {IN_MEMORY}");
             }
         }
     }
 
     /// The whole plan.
     pub(crate) fn explain<J: MapReduce>(&self, planned: &Planned<J>) {
-        eprint!("{}", planned.plan);
-        eprintln!(
+        say!("{}", planned.plan.to_string().trim_end());
+        say!(
             "  memory      {}, of which {} to collect in and {} to merge in for each thread",
             HumanBytes(planned.budget.total_bytes as u64),
             HumanBytes(planned.budget.collect_bytes as u64),
             HumanBytes(planned.budget.merge_bytes as u64)
         );
         if planned.spills_into_memory() {
-            eprintln!("  note        {IN_MEMORY}");
+            say!("  note        {IN_MEMORY}");
         }
     }
 
@@ -88,7 +95,7 @@ impl Show {
             Phase::Publish => return,
         };
         if !self.is_terminal {
-            eprintln!("{name}");
+            say!("{name}");
             return;
         }
         let style = ProgressStyle::with_template(template).expect("the templates above are valid");
@@ -135,8 +142,8 @@ impl Show {
             return;
         }
         let seconds = summary.seconds.max(1e-9);
-        eprintln!("records {} in, {} groups, {} rows out", summary.input_records, summary.groups, summary.output_records);
-        eprintln!(
+        say!("records {} in, {} groups, {} rows out", summary.input_records, summary.groups, summary.output_records);
+        say!(
             "bytes   {} in, {} out, {} spilled in {}",
             HumanBytes(summary.input_bytes),
             HumanBytes(summary.output_bytes),
@@ -144,13 +151,13 @@ impl Show {
             count(summary.spilled_runs, "run")
         );
         for (name, count) in &summary.counters {
-            eprintln!("counter {name}: {count}");
+            say!("counter {name}: {count}");
         }
         if summary.bad_records > 0 {
             let place = summary.output.join("_quarantine");
-            eprintln!("bad     {} set aside in {}", count(summary.bad_records, "record"), place.display());
+            say!("bad     {} set aside in {}", count(summary.bad_records, "record"), place.display());
         }
-        eprintln!(
+        say!(
             "time    {:.3} s, {}/s, {} memory at most",
             summary.seconds,
             HumanBytes((summary.input_bytes as f64 / seconds) as u64),
@@ -161,9 +168,9 @@ impl Show {
                 .into_iter()
                 .filter_map(|phase| summary.phases.get(phase).map(|seconds| format!("{phase} {seconds:.3} s")))
                 .collect();
-            eprintln!("phases  {}", phases.join(", "));
+            say!("phases  {}", phases.join(", "));
         }
-        eprintln!("output  {}", summary.output.display());
+        say!("output  {}", summary.output.display());
     }
 }
 

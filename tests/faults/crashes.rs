@@ -51,6 +51,8 @@ fn a_record_that_brings_every_attempt_down_ends_the_job_and_is_named() {
     let ending = status.ending.unwrap();
     assert_eq!(ending.kind, "signalled", "{ending:#?}");
     assert!(ending.message.contains("signal 6"), "{ending:#?}");
+    let named: Vec<_> = ending.suspects.iter().map(|suspect| suspect.offset).zip(&ending.files).collect();
+    assert_eq!(named, [(line as u64, &place.path("in/text.txt").display().to_string())]);
     let view = world.cluster.job(job);
     let failed: Vec<_> = view.attempts.iter().filter(|attempt| attempt.failure.is_some()).collect();
     assert_eq!(failed.len(), 2, "what fails twice alike fails for ever: {view:#?}");

@@ -159,6 +159,8 @@ fn an_expression_that_makes_no_sense_is_shown() {
     ] {
         assert_refused(&place, job(&place, "aggregate").input("sales.csv").with(flags), &[named]);
     }
+    let endless = format!("sum(price{})", "+price".repeat(20_000));
+    assert_refused(&place, job(&place, "aggregate").input("sales.csv").arg("--aggregate").arg(endless), &["20000 operators"]);
     assert_refused(&place, job(&place, "aggregate").input("sales.csv"), &["--group-by"]);
     for key in ["", "3..3", "city,,n"] {
         assert_refused(&place, job(&place, "sort").input("sales.csv").arg("--key").arg(key), &["--key"]);
@@ -205,6 +207,18 @@ fn help_and_version_go_to_stdout_with_success() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
     }
+}
+
+#[test]
+fn whoever_reads_what_is_told_may_leave_before_the_end() {
+    let place = place();
+    for what in [&["describe"][..], &["run", "--input", "text.txt", "--output", "out", "--format", "json"]] {
+        let [closed, other] = [(); 2].map(|()| std::io::pipe().unwrap().1);
+        let mut command = std::process::Command::new(program("word-count"));
+        let status = command.current_dir(place.path(".")).args(what).stdout(closed).stderr(other).status().unwrap();
+        assert!(status.success(), "{what:?}: {status}");
+    }
+    assert!(place.path("out/_SUCCESS").exists());
 }
 
 #[test]

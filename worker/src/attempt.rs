@@ -12,14 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use shardmill_datasets::Plan;
 use shardmill_datasets::index::Index;
+use shardmill_datasets::manifest::ManifestInput;
 use shardmill_protocol::fault::Breach;
 use shardmill_protocol::process::Order;
 use shardmill_protocol::rpc::api::{ApiError, JobSetup};
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::slots::{self, Slots};
 use shardmill_protocol::task::MapOutput;
-use shardmill_protocol::{AttemptId, Digest, Failure, Fault, Grant, Outcome, Task};
+use shardmill_protocol::{AttemptId, Digest, Failure, Fault, Grant, Outcome, Suspect, Task};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
@@ -231,7 +233,7 @@ impl Attempt<'_> {
                 let log = running.take_log();
                 *process = None;
                 worker.ended(gone);
-                Ended { result: result.map_err(|failure| blame(failure, &order.directory)), log }
+                Ended { result: result.map_err(|failure| blame(failure, &order, &setup)), log }
             }
         }
     }
@@ -270,7 +272,7 @@ fn stage(setup: &JobSetup, attempt: AttemptId) -> io::Result<PathBuf> {
 }
 
 /// Adds what the threads were at to a failure of a process that could not say it itself.
-fn blame(mut failure: Failure, directory: &Path) -> Failure {
+fn blame(mut failure: Failure, order: &Order, setup: &JobSetup) -> Failure {
     let is_dead = matches!(
         failure.fault,
         Fault::Signalled { .. }
@@ -280,9 +282,19 @@ fn blame(mut failure: Failure, directory: &Path) -> Failure {
             | Fault::ProtocolBroken { .. }
     );
     if is_dead && failure.suspects.is_empty() {
-        failure.suspects = slots::suspects(&directory.join(slots::FILE_NAME)).unwrap_or_default();
+        failure.suspects = slots::suspects(&order.directory.join(slots::FILE_NAME)).unwrap_or_default();
+        failure.files = files_of(&failure.suspects, order, setup).unwrap_or_default();
     }
     failure
+}
+
+/// The files in which suspects are that were being mapped: a record's number is of little use without.
+fn files_of(suspects: &[Suspect], order: &Order, setup: &JobSetup) -> Option<Vec<String>> {
+    let (Task::Map(_), [input]) = (&order.task, order.inputs.as_slice()) else { return None };
+    let plan = fs::read(staged_directory(setup, input.attempt).join(&input.name)).ok()?;
+    let ((_, plan), _): ((Vec<ManifestInput>, Plan), _) = postcard::take_from_bytes(&plan).ok()?;
+    let file_of = |suspect: &Suspect| plan.files.get(plan.shards.get(suspect.unit as usize)?.file as usize);
+    suspects.iter().map(|suspect| Some(file_of(suspect)?.file.path.display().to_string())).collect()
 }
 
 /// Checks an outcome against the files that it speaks of, and completes it.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use shardmill_datasets::Room;
 use shardmill_datasets::request::parse_bytes;
 use shardmill_protocol::rpc::duration::parse_duration;
 
@@ -17,7 +18,10 @@ Bundled jobs:
   worker jobs                        list the jobs that are linked in, to be submitted by name
   worker job NAME run|describe …     be one of them, as its own executable is
 
-SIGTERM or Ctrl-C lets it finish or hand back what it runs and leave; a second one ends it at once.";
+SIGTERM or Ctrl-C lets it finish or hand back what it runs and leave; a second one ends it at once.
+
+Exit codes: 0 it has left as it was asked to, 2 what it was started with makes no sense, 3 the coordinator cannot be reached,
+4 it was refused, or another worker has its directory, 78 its directory or join file is damaged, 130 it was told twice to leave.";
 
 /// A worker of a shardmill cluster: takes tasks, runs them in job processes, serves what they make.
 #[derive(Clone, Debug, Parser)]
@@ -26,7 +30,7 @@ pub struct Config {
     /// The coordinator's join file for workers, or its state directory [default: the local coordinator's].
     #[arg(long, visible_alias = "join", env = "SHARDMILL_COORDINATOR", value_name = "FILE")]
     pub coordinator: Option<PathBuf>,
-    /// Where the worker keeps what it makes [default: worker in the user's data directory].
+    /// Where the worker keeps what it makes [default: worker in the user's data directory, or worker-2 … if that is in use].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Threads that job processes may use [default: all cores].
@@ -79,6 +83,16 @@ pub enum ConfigError {
         /// What was given.
         given: u64,
     },
+    /// Too little for so many threads.
+    #[error("{threads} threads need a memory budget of at least {least} MiB, not {given} MiB; give --memory {least}MiB or fewer --threads")]
+    Share {
+        /// The threads.
+        threads: u32,
+        /// What would do, in MiB.
+        least: u64,
+        /// What there is, in MiB.
+        given: u64,
+    },
     /// A duration of nothing.
     #[error("--{0} must be longer than nothing")]
     Duration(&'static str),
@@ -93,6 +107,11 @@ impl Config {
         if let Some(given) = self.memory.filter(|memory| *memory < LEAST_MEMORY) {
             return Err(ConfigError::Memory { given });
         }
+        let (threads, given) = (self.thread_count(), self.memory_bytes() >> 20);
+        let least = u64::from(threads) * Room::LEAST_SHARE >> 20;
+        if given < least {
+            return Err(ConfigError::Share { threads, least, given });
+        }
         let durations =
             [("stall-after", self.stall_after), ("orphan-after", self.orphan_after), ("reconnect-within", self.reconnect_within)];
         match durations.into_iter().find(|(_, duration)| duration.is_zero()) {
@@ -101,11 +120,8 @@ impl Config {
         }
     }
 
-    /// The worker's directory.
-    pub fn directory(&self) -> Result<PathBuf, ConfigError> {
-        if let Some(directory) = &self.dir {
-            return Ok(directory.clone());
-        }
+    /// The directory of the first worker on a machine, where none is given.
+    pub fn default_directory(&self) -> Result<PathBuf, ConfigError> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
         Ok(data.ok_or(ConfigError::NoDirectory)?.join("shardmill/worker"))

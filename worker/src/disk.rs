@@ -66,6 +66,9 @@ pub enum DiskError {
     },
 }
 
+/// So many workers of a user on one machine find a directory by themselves.
+const MOST_WORKERS: u32 = 1024;
+
 /// The directory of a worker, held by this process.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -100,6 +103,20 @@ impl Disk {
         let used = used_below(&root);
         let budget_bytes = budget_bytes.unwrap_or((free + used) / 10 * 9);
         Ok(Self { root, id, nonce: nonce.to_be_bytes(), budget_bytes, used: Mutex::default(), _lock: lock })
+    }
+
+    /// Takes the first of `root`, `root-2`, `root-3` … that no other worker has.
+    pub(crate) fn open_first_free(root: &Path, budget_bytes: Option<u64>) -> Result<Self, DiskError> {
+        let mut taken = Self::open(root, budget_bytes);
+        for number in 2..=MOST_WORKERS {
+            if !matches!(taken, Err(DiskError::InUse { .. })) {
+                break;
+            }
+            let mut next = root.as_os_str().to_owned();
+            next.push(format!("-{number}"));
+            taken = Self::open(Path::new(&next), budget_bytes);
+        }
+        taken
     }
 
     /// Who the worker is.
@@ -326,8 +343,10 @@ mod tests {
         assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
         let Err(DiskError::InUse { owner, .. }) = Disk::open(&root, None) else { panic!("two workers on one directory") };
         assert_eq!(owner, std::process::id().to_string());
+        let others = [2, 3].map(|_| Disk::open_first_free(&root, None).unwrap());
+        assert_eq!(others.each_ref().map(|other| other.root.clone()), ["worker-2", "worker-3"].map(|name| root.with_file_name(name)));
         drop(disk);
-        let again = Disk::open(&root, None).unwrap();
+        let again = Disk::open_first_free(&root, None).unwrap();
         assert_eq!((again.id(), again.proof()), (id, proof));
     }
 

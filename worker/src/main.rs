@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use bundled_jobs as bundled;
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use shardmill_datasets::stdout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -25,7 +26,11 @@ fn main() -> ExitCode {
     match arguments.next().as_deref().and_then(|verb| verb.to_str()) {
         Some(guard::VERB) => guard::run(arguments),
         Some(bundled::VERB) => bundled::run(arguments),
-        Some("jobs") => bundled::list(),
+        Some("jobs") => {
+            stdout::print(&bundled::list());
+            ExitCode::SUCCESS
+        }
+        Some("help") => serve(Config::parse_from(["worker", "--help"])),
         _ => serve(Config::parse()),
     }
 }

@@ -159,7 +159,11 @@ pub fn run(config: Config, rules: Rules, signals: watch::Receiver<u32>) -> BoxFu
 async fn start(config: Config, rules: Rules, signals: watch::Receiver<u32>) -> Result<(), WorkerError> {
     config.validate()?;
     let (join, join_path) = join_file(&config)?;
-    let disk = Arc::new(Disk::open(&config.directory()?, config.disk)?);
+    let disk = match &config.dir {
+        Some(directory) => Disk::open(directory, config.disk)?,
+        None => Disk::open_first_free(&config.default_directory()?, config.disk)?,
+    };
+    let disk = Arc::new(disk);
     let (listener, address) = listen(&config, &join)?;
     let identity = Identity::generate()?;
     let tls = identity.acceptor()?;

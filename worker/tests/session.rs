@@ -96,7 +96,7 @@ async fn a_failed_attempt_is_reported_with_its_suspects_and_its_log() {
     let worker = place.worker("");
     let grant = place.coordinator.grant(Task::Survey(0..1));
     let report = place.coordinator.report_of(grant.attempt).await;
-    let Err(Failure { fault: Fault::Signalled { signal: libc::SIGSEGV, .. }, suspects }) = report.result else { panic!("{report:?}") };
+    let Err(Failure { fault: Fault::Signalled { signal: libc::SIGSEGV, .. }, suspects, .. }) = report.result else { panic!("{report:?}") };
     assert_eq!((suspects[0].unit, suspects[0].record, suspects[0].offset), (7, 42, 4096));
     place.coordinator.until(|_| place.kept().is_empty() && !place.coordinator.staged(grant.attempt).exists()).await;
     worker.leave().await;

@@ -371,10 +371,12 @@ pub struct Failure {
     pub fault: Fault,
     /// What the threads were at, where that is known: from the record slots.
     pub suspects: Vec<Suspect>,
+    /// The files in which the suspects' shards lie, one for each; none in reduce, or where the plan could not be read.
+    pub files: Vec<String>,
 }
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Self { fault, suspects: Vec::new() }
+        Self { fault, suspects: Vec::new(), files: Vec::new() }
     }
 }

@@ -96,6 +96,13 @@ impl AttemptId {
     }
 }
 
+impl JobId {
+    /// When the job was submitted, in milliseconds since 1970: its id begins with that.
+    pub fn submitted_ms(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+}
+
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_ulid(self.0, f)

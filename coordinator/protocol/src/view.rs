@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Failure, Fault};
+use crate::fault::{Failure, Fault, Suspect};
 use crate::ids::{AttemptId, JobId, WorkerId};
 use crate::process::Progress;
 use crate::task::{PlanFacts, Tally, Task, TaskKind};
@@ -108,6 +108,10 @@ pub struct EndingView {
     pub message: String,
     /// The fault itself, where an attempt failed.
     pub fault: Option<Fault>,
+    /// What the threads of a process that died were at: one of them is to blame.
+    pub suspects: Vec<Suspect>,
+    /// The files in which they are, one for each; none in reduce, or where that is not known.
+    pub files: Vec<String>,
     /// The task.
     pub task: Option<Task>,
     /// The last attempt.

@@ -14,6 +14,8 @@ pub(crate) fn ending_view(ending: &Ending) -> Option<EndingView> {
         kind: kind.to_owned(),
         message,
         fault: None,
+        suspects: Vec::new(),
+        files: Vec::new(),
         task: None,
         attempt: None,
         worker: None,
@@ -23,6 +25,8 @@ pub(crate) fn ending_view(ending: &Ending) -> Option<EndingView> {
     Some(match &**failed {
         Failed::Attempt { task, attempt, worker, attempts, failure } => EndingView {
             fault: Some(failure.fault.clone()),
+            suspects: failure.suspects.clone(),
+            files: failure.files.clone(),
             task: Some(task.clone()),
             attempt: Some(*attempt),
             worker: Some(*worker),
@@ -45,6 +49,8 @@ pub(crate) fn ending_view(ending: &Ending) -> Option<EndingView> {
         },
         Failed::TooManyAttempts { attempts, last } => EndingView {
             fault: Some(last.fault.clone()),
+            suspects: last.suspects.clone(),
+            files: last.files.clone(),
             ..view("too many attempts", format!("{attempts} attempts have failed; the last one: {}", last.fault))
         },
         Failed::TooManyBadRecords { records, limit } => {

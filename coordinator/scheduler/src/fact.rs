@@ -32,6 +32,8 @@ pub enum Fact {
         task: Task,
         /// What it gave, without the bytes for each partition: those are an estimate's business and are not journaled.
         outcome: Outcome,
+        /// How long it took.
+        elapsed_ms: u64,
     },
     /// Shards or partitions were charged for a failure.
     Charged {

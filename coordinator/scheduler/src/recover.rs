@@ -65,12 +65,12 @@ impl Scheduler {
                     self.admit(submission, number);
                 }
             }
-            Fact::Done { attempt, worker, task, outcome } => {
+            Fact::Done { attempt, worker, task, outcome, elapsed_ms } => {
                 let Some(job) = self.jobs.get_mut(&attempt.job).filter(|job| matches!(job.stage, Stage::Working)) else { return };
                 let open = job.works.contains_key(&task.kind());
                 if open && job.accepted(attempt).is_none() && job.work(task.kind()).carve(&task.range()) {
-                    job.past.push(past(attempt, worker, &task), remembered);
-                    job.accept(attempt, worker, &task, outcome, 0);
+                    job.past.push(past(attempt, worker, &task, elapsed_ms), remembered);
+                    job.accept(attempt, worker, &task, outcome, elapsed_ms);
                     job.settle();
                     if job.works.get(&TaskKind::Reduce).is_some_and(|reduce| reduce.is_complete()) {
                         job.stage = Stage::Assembling;
@@ -182,9 +182,9 @@ impl Scheduler {
 }
 
 /// An attempt that was accepted before the restart, as far as that is known.
-fn past(attempt: AttemptId, worker: WorkerId, task: &Task) -> Past {
+fn past(attempt: AttemptId, worker: WorkerId, task: &Task, elapsed_ms: u64) -> Past {
     let (state, task) = (AttemptState::Accepted, task.clone());
-    Past { attempt, task, worker, state, backup: false, threads: 0, elapsed_ms: 0, progress: Progress::default(), bytes: 0, failure: None }
+    Past { attempt, task, worker, state, backup: false, threads: 0, elapsed_ms, progress: Progress::default(), bytes: 0, failure: None }
 }
 
 impl Job {

@@ -120,7 +120,7 @@ impl Scheduler {
         if outdated || known || !open || !job.work(kind).carve(&range) {
             return Adoption::Killed;
         }
-        job.work(kind).strays.remove(&held.attempt);
+        job.work(kind).regain(held.attempt, worker);
         job.threads += u64::from(slots);
         let fence = self.next_fence(id);
         let live = Live {

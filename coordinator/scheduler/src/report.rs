@@ -102,7 +102,7 @@ impl Scheduler {
             self.outbox.say(Action::Discard { attempt: stray });
         }
         let (journaled, outcome) = split_estimates(outcome);
-        self.outbox.journal(Fact::Done { attempt, worker: live.worker, task: live.task.clone(), outcome: journaled });
+        self.outbox.journal(Fact::Done { attempt, worker: live.worker, task: live.task.clone(), outcome: journaled, elapsed_ms });
         let job = self.job(id);
         job.work(live.task.kind()).keep_pace(&range, elapsed_ms);
         job.accept(attempt, live.worker, &live.task, outcome, elapsed_ms);

@@ -113,6 +113,19 @@ impl Work {
         work
     }
 
+    /// An attempt that was lost with its worker goes on there: it was not lost.
+    pub(crate) fn regain(&mut self, attempt: AttemptId, worker: WorkerId) {
+        let Some(range) = self.strays.remove(&attempt) else { return };
+        if let Some(at) = self.losers.iter().rposition(|(lost, loser)| *lost == range && *loser == worker) {
+            self.losers.remove(at);
+        }
+        for unit in range {
+            let losses = self.losses.get_mut(&unit).expect("it was counted when it was lost");
+            *losses -= 1;
+        }
+        self.losses.retain(|_, losses| *losses > 0);
+    }
+
     /// Takes out the strays that cannot go on any more once this range is done.
     pub(crate) fn outrun(&mut self, done: &Range<u32>) -> Vec<AttemptId> {
         let outrun = self.strays.extract_if(.., |_, lost| lost.start < done.end && done.start < lost.end);

@@ -29,6 +29,9 @@ pub(crate) struct Find {
     /// The coordinator: a join file, or its state directory [default: where `coordinator serve` keeps its state].
     #[arg(long, value_name = "FILE|DIR", env = "SHARDMILL_COORDINATOR", hide_env_values = true)]
     pub(crate) coordinator: Option<PathBuf>,
+    /// It ends with the command, so nobody can be told to ask it anything.
+    #[arg(skip)]
+    pub(crate) is_fleeting: bool,
 }
 
 /// Why it is not known where the coordinator is.

@@ -2,13 +2,14 @@
 
 use clap::Args;
 use serde_json::json;
+use shardmill_datasets::stdout::print_json;
 use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::connect::within;
 
 use super::connect::{CALL, Coordinator, Find};
 use super::error::ClientError;
 use super::progress::Say;
-use super::{Format, Shown, print_json};
+use super::{Format, Shown};
 
 /// The command.
 #[derive(Debug, Args)]

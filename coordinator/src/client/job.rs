@@ -1,6 +1,7 @@
 //! `job`: shows a job in full: phases with their skew, attempts with their faults, counters.
 
 use clap::Args;
+use shardmill_datasets::stdout::{print, print_json};
 use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobPhase, JobView, PhaseView, Spread};
@@ -9,7 +10,7 @@ use super::connect::{CALL, Coordinator, Find};
 use super::error::ClientError;
 use super::progress::Say;
 use super::text::{bytes, count, duration, plain, table};
-use super::{Format, Shown, card, print_json};
+use super::{Format, Shown, card};
 
 /// Attempts that are listed unless all are asked for.
 const LISTED: usize = 30;
@@ -37,7 +38,7 @@ impl Job {
         let view = coordinator.patiently(async |client| client.job(within(CALL), job).await).await?;
         match self.shown.format {
             Format::Json => print_json(&view),
-            Format::Text => print!("{}", show(&view, &self.find, self.all)),
+            Format::Text => print(&show(&view, &self.find, self.all)),
         }
         Ok(0)
     }

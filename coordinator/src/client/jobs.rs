@@ -1,6 +1,7 @@
 //! `jobs`: lists the jobs, newest first.
 
 use clap::Args;
+use shardmill_datasets::stdout::{print, print_json};
 use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::JobStatus;
@@ -9,7 +10,7 @@ use super::connect::{CALL, Coordinator, Find};
 use super::error::ClientError;
 use super::progress::{Say, extent};
 use super::text::{duration, table};
-use super::{Format, Shown, print_json};
+use super::{Format, Shown};
 
 /// The command.
 #[derive(Debug, Args)]
@@ -43,7 +44,7 @@ impl Jobs {
         match self.shown.format {
             Format::Json => print_json(&jobs),
             Format::Text if jobs.is_empty() => eprintln!("no jobs"),
-            Format::Text => println!("{}", table(["JOB", "NAME", "PHASE", "DONE", "TIME", "OUTPUT"], jobs.iter().map(row))),
+            Format::Text => print(&format!("{}\n", table(["JOB", "NAME", "PHASE", "DONE", "TIME", "OUTPUT"], jobs.iter().map(row)))),
         }
         Ok(0)
     }

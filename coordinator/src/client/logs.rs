@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use clap::Args;
 use serde_json::json;
+use shardmill_datasets::stdout::print_json;
 use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::AttemptView;
@@ -13,7 +14,7 @@ use super::connect::{CALL, Coordinator, Find};
 use super::error::ClientError;
 use super::progress::Say;
 use super::text::plain;
-use super::{Format, Shown, print_json};
+use super::{Format, Shown};
 
 /// The command.
 #[derive(Debug, Args)]

@@ -26,7 +26,6 @@ mod workers;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Serialize;
 
 use self::error::ClientError;
 
@@ -105,9 +104,4 @@ pub(crate) fn exit(outcome: Result<u8, ClientError>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-/// Prints a value as JSON on stdout.
-fn print_json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).expect("what is shown is plain data"));
 }

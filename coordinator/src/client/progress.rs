@@ -79,6 +79,8 @@ pub(crate) struct Progress<'s> {
     plan_was_shown: bool,
     lost: u64,
     no_workers_was_said: bool,
+    /// So many retries are the next to be told: twice as many each time.
+    retries_to_tell: u64,
     drawn: Option<Drawn>,
 }
 
@@ -90,7 +92,7 @@ struct Drawn {
 
 impl<'s> Progress<'s> {
     pub(crate) fn new(say: &'s Say) -> Self {
-        Self { say, phase: None, plan_was_shown: false, lost: 0, no_workers_was_said: false, drawn: None }
+        Self { say, phase: None, plan_was_shown: false, lost: 0, no_workers_was_said: false, retries_to_tell: 1, drawn: None }
     }
 
     /// Shows how the job stands now.
@@ -102,6 +104,11 @@ impl<'s> Progress<'s> {
         if status.workers_lost > self.lost {
             self.lost = status.workers_lost;
             self.say.line(&format!("{} lost so far; what is missing is done again", count(status.workers_lost, "worker")));
+        }
+        if status.retries >= self.retries_to_tell {
+            self.retries_to_tell = status.retries * 2;
+            let again = count(status.retries, "attempt");
+            self.say.line(&format!("{again} failed so far, and done again; why: coordinator job {}", status.job));
         }
         let waits = status.workers_live == 0;
         if waits && !self.no_workers_was_said {

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use shardmill_datasets::stdout::print_json;
 use shardmill_protocol::view::{JobPhase, JobStatus};
 
 use super::connect::Find;
 use super::progress::Say;
-use super::text::{bytes, plain};
-use super::{Format, Shown, card, print_json};
+use super::text::{bytes, count, plain};
+use super::{Format, Shown, card};
 
 /// Reports how a job has ended; the answer is the exit code.
 pub(crate) fn report(status: &JobStatus, find: &Find, say: &Say, shown: Shown) -> u8 {
@@ -50,10 +51,10 @@ fn summary(status: &JobStatus) -> String {
     lines.extend(tally.counters.iter().map(|(name, count)| format!("counter {}: {count}", plain(name))));
     if status.bad_records > 0 {
         let place = Path::new(&status.output).join("_quarantine");
-        lines.push(format!("bad     {} records set aside in {}", status.bad_records, place.display()));
+        lines.push(format!("bad     {} set aside in {}", count(status.bad_records, "record"), place.display()));
     }
     if status.retries > 0 || status.workers_lost > 0 {
-        lines.push(format!("retries {}, {} workers lost", status.retries, status.workers_lost));
+        lines.push(format!("retries {}, {} lost", status.retries, count(status.workers_lost, "worker")));
     }
     let rate = (tally.bytes as f64 / seconds.max(1e-3)) as u64;
     lines.push(format!("time    {seconds:.3} s, {}/s, {} memory at most in one job process", bytes(rate), bytes(tally.peak_memory_bytes)));

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use shardmill_datasets::RunRequest;
+use shardmill_datasets::stdout::{print, print_json};
 use shardmill_protocol::JobId;
 use shardmill_protocol::rpc::api::{JobSpec, Program as Runs, Role};
 use shardmill_protocol::rpc::connect::within;
@@ -19,7 +20,7 @@ use super::preflight;
 use super::program::{Program, digest_of};
 use super::progress::Say;
 use super::upload::upload;
-use super::{Format, Shown, print_json};
+use super::{Format, Shown};
 
 /// The command.
 #[derive(Debug, Args)]
@@ -80,7 +81,7 @@ impl Submit {
         let say = Say::new(submission.quiet, submission.verbose);
         let (_, job) = start(&find, submission, &say).await?;
         match shown.format {
-            Format::Text => println!("{job}"),
+            Format::Text => print(&format!("{job}\n")),
             Format::Json => print_json(&serde_json::json!({ "job": job })),
         }
         Ok(0)

@@ -1,6 +1,7 @@
 //! `workers`: lists the workers.
 
 use clap::Args;
+use shardmill_datasets::stdout::{print, print_json};
 use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::{WorkerState, WorkerView};
@@ -9,7 +10,7 @@ use super::connect::{CALL, Coordinator, Find};
 use super::error::ClientError;
 use super::progress::Say;
 use super::text::{bytes, duration, table};
-use super::{Format, Shown, print_json};
+use super::{Format, Shown};
 
 /// The command.
 #[derive(Debug, Args)]
@@ -29,7 +30,7 @@ impl Workers {
             Format::Text if workers.is_empty() => eprintln!("no workers"),
             Format::Text => {
                 let header = ["WORKER", "STATE", "THREADS", "MEMORY", "ATTEMPTS", "OUTPUTS", "HEARD OF", "ADDRESS"];
-                println!("{}", table(header, workers.iter().map(row)));
+                print(&format!("{}\n", table(header, workers.iter().map(row))));
             }
         }
         Ok(0)

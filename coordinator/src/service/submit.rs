@@ -51,8 +51,13 @@ impl Service {
         let gate = self.keys.of(&spec.key);
         let _turn = gate.lock().await;
         let key = spec.key.clone();
-        if let Some(known) = self.driver.read(move |driver| driver.job_of_key(&key)).await? {
-            return Ok(known);
+        let known = self.driver.read(move |driver| driver.job_of_key(&key).map(|job| (job, driver.target(job)))).await?;
+        if let Some((job, target)) = known {
+            // Of a job that is history the submission is not kept.
+            return match target.is_none_or(|target| target.spec == spec) {
+                true => Ok(job),
+                false => Err(refused(format!("key {:?} is that of job {job}, which was submitted as something else", spec.key))),
+            };
         }
         self.refuse_if_full()?;
         self.check(&spec).await?;

@@ -21,6 +21,8 @@ fn failed(refused: bool) -> JobStatus {
         kind: fault.kind().to_owned(),
         message: fault.to_string(),
         fault: Some(fault),
+        suspects: vec![],
+        files: vec![],
         task: Some(Task::Map(3..4)),
         attempt: None,
         worker: None,
@@ -49,7 +51,7 @@ fn a_job_is_followed_through_its_phases_to_its_summary() {
     let lines = [
         "records 10 in, 3 groups, 3 rows out",
         "bytes   2.00 KiB in, 30 B out",
-        "retries 2, 1 workers lost",
+        "retries 2, 1 worker lost",
         "time    1.500 s",
         "output  /out",
     ];

@@ -63,6 +63,17 @@ async fn of_many_submissions_with_one_key_at_once_one_job_comes() {
 }
 
 #[tokio::test]
+async fn another_submission_under_a_known_key_is_refused() {
+    let world = World::new();
+    let _coordinator = world.start("");
+    let client = world.connect(Role::Submit).await;
+    let job = client.submit(within(CALL), world.spec("key", "words")).await.unwrap().unwrap();
+    let Err(ApiError::Refused { message }) = client.submit(within(CALL), world.spec("key", "others")).await.unwrap() else { panic!() };
+    assert!(message.contains("\"key\"") && message.contains(&job.to_string()), "{message}");
+    assert_eq!(client.submit(within(CALL), world.spec("key", "words")).await.unwrap(), Ok(job));
+}
+
+#[tokio::test]
 async fn what_cannot_be_run_or_written_is_refused_at_submit_and_leaves_nothing() {
     let world = World::new();
     let _coordinator = world.start("");

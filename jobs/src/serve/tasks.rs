@@ -9,7 +9,8 @@
 //! map      plan                  map.run, map.index in the worker's directory; quarantine, if records were set aside
 //! reduce   plan, sources         part-…
 //! ```
-//! The inputs stand in front of the plan because the coordinator, which writes the manifest, reads them and nothing else of it.
+//! The inputs stand in front of the plan because the coordinator, which writes the manifest, reads them and nothing else of it. A
+//! worker reads files and shards, with which the plan begins, to say where a record lies that has brought a process down.
 
 use std::fs;
 use std::ops::Range;
@@ -70,8 +71,18 @@ impl Means<'_> {
         Room { memory_bytes: self.order.memory_bytes, threads: self.threads as u64 }
     }
 
+    /// Settings to plan with. How much memory a thread needs is a part of the plan, and not every worker has as little as this one.
+    fn settings_to_plan(&self, plan: &JobPlan) -> Result<Settings, TaskError> {
+        let memory_bytes = self.order.memory_bytes.max(plan.least_share());
+        self.settings_in(Room { memory_bytes, threads: 1 }, plan, &self.order.directory)
+    }
+
     fn settings(&self, plan: &JobPlan, temp_directory: &Path) -> Result<Settings, TaskError> {
-        let budget = plan.budget(self.room())?;
+        self.settings_in(self.room(), plan, temp_directory)
+    }
+
+    fn settings_in(&self, room: Room, plan: &JobPlan, temp_directory: &Path) -> Result<Settings, TaskError> {
+        let budget = plan.budget(room)?;
         Ok(Settings {
             max_bad_records: self.max_bad_records,
             durable: self.order.durable,
@@ -165,7 +176,7 @@ impl<J: MapReduce + Args> JobProcess<J> {
         let mut job = parse::<J>(&self.setup)?;
         let mut plan = planning::finish(&mut job, &self.request, draft, results)?;
         plan.measure()?;
-        let settings = means.settings(&plan, &means.order.directory)?;
+        let settings = means.settings_to_plan(&plan)?;
         plan.cut(&job, &settings, &means.pool)?;
         let weights = encode_weights(plan.input.shards.iter().map(|shard| shard.bytes));
         let weights = staged::write(means.order, "weights", &weights)?;

@@ -41,16 +41,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(job) => (job.main)(job.name, std::iter::once(name).chain(arguments).collect()),
         None => {
             let names: Vec<&str> = JOBS.iter().map(|job| job.name).collect();
-            eprintln!("error: there is no bundled job {:?}; there are {}", name.to_string_lossy(), names.join(", "));
+            let wanted = name.to_string_lossy();
+            let problem = if wanted.is_empty() { "name a bundled job".to_owned() } else { format!("there is no bundled job {wanted:?}") };
+            eprintln!("error: {problem}; there are {}", names.join(", "));
             ExitCode::from(2)
         }
     }
 }
 
-/// Prints the names of the bundled jobs, one in a line, with what they do.
-pub fn list() -> ExitCode {
-    for job in &JOBS {
-        println!("{:12} {}", job.name, job.summary);
-    }
-    ExitCode::SUCCESS
+/// The names of the bundled jobs, one in a line, with what they do.
+pub fn list() -> String {
+    JOBS.iter().map(|job| format!("{:12} {}\n", job.name, job.summary)).collect()
 }

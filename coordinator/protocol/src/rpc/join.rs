@@ -169,9 +169,12 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     renamed
 }
 
-/// Where coordinators keep their state, and where their files are looked for, if nothing else is said:
+/// Where coordinators keep their state, and where their files are looked for, if nothing else is said: `$SHARDMILL_STATE`, else
 /// `$XDG_STATE_HOME/shardmill`, else `~/.local/state/shardmill`.
 pub fn default_state_directory() -> Option<PathBuf> {
+    if let Some(state) = std::env::var_os("SHARDMILL_STATE").filter(|state| !state.is_empty()) {
+        return Some(state.into());
+    }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state"))).map(|state| state.join("shardmill"))
 }

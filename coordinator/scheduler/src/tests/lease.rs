@@ -124,6 +124,24 @@ fn a_range_that_takes_two_workers_along_is_granted_unit_by_unit() {
 }
 
 #[test]
+fn a_worker_that_comes_back_and_goes_on_was_not_lost_with_its_shard_however_often() {
+    let mut world = World::new();
+    let session = world.join(1, 1);
+    let id = world.planned_job(1, session, 1, 1);
+    let mut running = *world.grant(session).unwrap();
+    for _ in 0..4 {
+        world.pass(5000);
+        world.pass(10_000);
+        let again = Registration { threads: 1, memory_bytes: GIB, attempts: vec![held(&running)], ..Registration::default() };
+        let Answer::Registered { adopted, .. } = world.register_as(1, again) else { panic!("it may come at once") };
+        let [(attempt, fence)] = adopted[..] else { panic!("{adopted:?}") };
+        running = Grant { attempt, fence, ..running };
+    }
+    world.done(&running, mapped(&(0..1), 1));
+    assert!(world.scheduler.job_status(id, world.now).unwrap().ending.is_none());
+}
+
+#[test]
 fn what_a_lost_worker_has_left_in_staging_is_removed_once_some_of_its_range_is_done_by_another_one() {
     let discards =
         |actions: &[Action]| actions.iter().filter(|action| matches!(action, Action::Discard { .. })).cloned().collect::<Vec<_>>();

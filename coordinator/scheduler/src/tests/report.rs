@@ -41,7 +41,7 @@ fn a_result_is_journaled_and_answered_when_it_is_on_the_disk_and_again_whenever_
     let Outcome::Mapped { index, tally, .. } = mapped(&range, 1) else { unreachable!() };
     let outcome = Outcome::Mapped { index, partition_bytes: vec![], tally, set_aside: None };
     let number = world.facts.last().unwrap().0;
-    let fact = Fact::Done { attempt: grant.attempt, worker: worker(1), task: grant.task.clone(), outcome };
+    let fact = Fact::Done { attempt: grant.attempt, worker: worker(1), task: grant.task.clone(), outcome, elapsed_ms: 0 };
     assert_eq!((answer, actions), (None, vec![Action::Journal { number, fact }]));
     assert_eq!(world.report(&grant, Ok(mapped(&range, 1))), (None, vec![]), "asked again, it waits as well");
     let answers = world.sync_all();
@@ -227,7 +227,8 @@ fn out_of_memory_is_tried_once_more_alone_with_twice_the_memory() {
     let mut world = World::new();
     let (small, large) = (world.join(1, 4), world.join(2, 8));
     world.planned_job(1, small, 4, 1);
-    let oom = |limit_bytes| Failure { fault: Fault::OutOfMemory { limit_bytes, peak_bytes: 0 }, suspects: vec![suspect(0, 1)] };
+    let oom =
+        |limit_bytes| Failure { fault: Fault::OutOfMemory { limit_bytes, peak_bytes: 0 }, suspects: vec![suspect(0, 1)], files: vec![] };
     let grant = world.grant(small).unwrap();
     assert_eq!((grant.threads, grant.memory_bytes), (1, GIB));
     world.fail(&grant, oom(grant.memory_bytes));

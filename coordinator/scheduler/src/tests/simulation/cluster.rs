@@ -410,7 +410,7 @@ impl Cluster {
         {
             *self.chance.fired.entry("bad record").or_default() += 1;
             let suspects = vec![Suspect { unit: bad.shard, record: bad.record, offset: 0 }];
-            return Some(Failure { fault: Fault::Signalled { signal: 11, stderr: String::new() }, suspects });
+            return Some(Failure { fault: Fault::Signalled { signal: 11, stderr: String::new() }, suspects, files: vec![] });
         }
         if !self.chance.one_in(self.weather.attempt) {
             return None;
@@ -438,7 +438,7 @@ impl Cluster {
             record: self.chance.next(),
             offset: 0,
         });
-        Some(Failure { fault, suspects: suspects.collect() })
+        Some(Failure { fault, suspects: suspects.collect(), files: vec![] })
     }
 
     /// Fetches what a reduce attempt reads.
