@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use shardmill_datasets::manifest::{Digest, ManifestInput};
 use shardmill_datasets::sink::{OutputFormat, SinkSpec};
 use shardmill_datasets::{
-    Draft, Format, ListError, Plan, PlanError, PlanOptions, Projection, ReadError, Room, RunRequest, SchemaRequest, Survey, SurveyResult,
-    WriteError, list,
+    Draft, Format, ListError, Plan, PlanError, PlanOptions, Projection, ReadError, Room, RunRequest, SchemaRequest, Shape as Kind, Survey,
+    SurveyResult, WriteError, list,
 };
 use shardmill_protocol::task::PlanFacts;
 
@@ -42,6 +42,8 @@ pub(crate) enum PlanningError {
     /// The job refuses its parameters or the input's columns.
     #[error("{0}")]
     Bind(String),
+    #[error("{} has columns and {} has none: they cannot be read together", with.display(), without.display())]
+    Mixed { with: PathBuf, without: PathBuf },
     #[error("output {} holds the input {}: it would be replaced", output.display(), input.display())]
     Overlap { output: PathBuf, input: PathBuf },
     /// The job's rows cannot be written as asked for.
@@ -134,6 +136,10 @@ pub(crate) fn finish<J: MapReduce>(
 /// Binds a job to the input's columns, and returns the columns that are read.
 fn bind<J: MapReduce>(job: &mut J, input: &Plan, schema: Option<SchemaRef>) -> Result<Option<SchemaRef>, PlanningError> {
     job.bind(schema.as_ref()).map_err(refused)?;
+    let tabular = |tabular: bool| input.files.iter().find(move |planned| Kind::Any.is_tabular(planned.file.format) == tabular);
+    if let (Kind::Any, Some(with), Some(without)) = (J::Input::KIND, tabular(true), tabular(false)) {
+        return Err(PlanningError::Mixed { with: with.file.path.clone(), without: without.file.path.clone() });
+    }
     let is_delimited = input.files.iter().all(|file| file.file.format.delimiter().is_some());
     Ok(if is_delimited { schema.map(|schema| job.columns_read(&schema)) } else { schema })
 }

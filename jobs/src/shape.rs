@@ -461,7 +461,7 @@ fn refused_rows(reader: &TableReader, table: &TableBatch, refused: Vec<(usize, S
     Ok(refused.into_iter().zip(records).map(bad).collect())
 }
 
-/// Records are what the format offers: batches where it has columns, bytes where it has not.
+/// Records are what the format offers: batches where it has columns, bytes where it has not. The files of one run are all of one kind.
 ///
 /// ```
 /// use shardmill::prelude::*;

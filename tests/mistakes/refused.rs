@@ -77,6 +77,8 @@ fn a_format_that_a_job_cannot_read_or_write_is_told_with_those_it_can() {
     assert_refused(&place, text, &[&["text"][..], &tables].concat());
     let bytes = job(&place, "sort").input("sales.csv").with("--key city --output-format bytes");
     assert_refused(&place, bytes, &[&["bytes"][..], &tables].concat());
+    let mixed = job(&place, "sort").input("text.txt").input("sales.csv").with("--key city --max-bad-records 9");
+    assert_refused(&place, mixed, &["sales.csv has columns", "text.txt has none"]);
     let lines = job(&place, "sort").input("text.txt").with("--key 0..4 --output-format parquet");
     assert_refused(&place, lines, &["parquet", "text", "bytes"]);
     let arrow = job(&place, "word-count").input("text.txt").with("--output-format arrow --output-compression gzip");

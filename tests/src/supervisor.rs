@@ -58,14 +58,14 @@ impl JobProcess {
     }
 
     /// Sets it up.
-    pub fn set_up(&mut self, setup: Setup) -> Result<(), Failure> {
+    pub fn set_up(&mut self, setup: Setup) -> Result<(), Box<Failure>> {
         self.say(&ToProcess::Setup(setup));
         match self.hear() {
             FromProcess::Ready { version } => {
                 assert_eq!(version, VERSION);
                 Ok(())
             }
-            FromProcess::Failed { attempt: None, failure } => Err(failure),
+            FromProcess::Failed { attempt: None, failure } => Err(Box::new(failure)),
             other => panic!("{other:?} is no answer to a setup"),
         }
     }

@@ -282,14 +282,14 @@ fn blame(mut failure: Failure, order: &Order, setup: &JobSetup) -> Failure {
             | Fault::ProtocolBroken { .. }
     );
     if is_dead && failure.suspects.is_empty() {
-        failure.suspects = slots::suspects(&order.directory.join(slots::FILE_NAME)).unwrap_or_default();
+        failure.suspects = slots::suspects(&order.directory.join(slots::FILE_NAME)).unwrap_or_default().into();
         failure.files = files_of(&failure.suspects, order, setup).unwrap_or_default();
     }
     failure
 }
 
 /// The files in which suspects are that were being mapped: a record's number is of little use without.
-fn files_of(suspects: &[Suspect], order: &Order, setup: &JobSetup) -> Option<Vec<String>> {
+fn files_of(suspects: &[Suspect], order: &Order, setup: &JobSetup) -> Option<Box<[String]>> {
     let (Task::Map(_), [input]) = (&order.task, order.inputs.as_slice()) else { return None };
     let plan = fs::read(staged_directory(setup, input.attempt).join(&input.name)).ok()?;
     let ((_, plan), _): ((Vec<ManifestInput>, Plan), _) = postcard::take_from_bytes(&plan).ok()?;

@@ -66,8 +66,8 @@ pub struct Config {
     /// How long job processes go on without hearing from the coordinator.
     #[arg(long, hide = true, value_name = "TIME", default_value = "600s", value_parser = parse_duration)]
     pub orphan_after: Duration,
-    /// How long running attempts may go on after SIGTERM.
-    #[arg(long, hide = true, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    /// How long running attempts may go on after SIGTERM. To hand the rest back takes up to eight seconds more, and 30 s are all there are.
+    #[arg(long, hide = true, value_name = "TIME", default_value = "22s", value_parser = parse_duration)]
     pub drain_within: Duration,
     /// The longest pause between two tries to reach the coordinator.
     #[arg(long, hide = true, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
@@ -108,7 +108,7 @@ impl Config {
             return Err(ConfigError::Memory { given });
         }
         let (threads, given) = (self.thread_count(), self.memory_bytes() >> 20);
-        let least = u64::from(threads) * Room::LEAST_SHARE >> 20;
+        let least = (u64::from(threads) * Room::LEAST_SHARE) >> 20;
         if given < least {
             return Err(ConfigError::Share { threads, least, given });
         }

@@ -370,13 +370,13 @@ pub struct Failure {
     /// Why.
     pub fault: Fault,
     /// What the threads were at, where that is known: from the record slots.
-    pub suspects: Vec<Suspect>,
+    pub suspects: Box<[Suspect]>,
     /// The files in which the suspects' shards lie, one for each; none in reduce, or where the plan could not be read.
-    pub files: Vec<String>,
+    pub files: Box<[String]>,
 }
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Self { fault, suspects: Vec::new(), files: Vec::new() }
+        Self { fault, suspects: Box::default(), files: Box::default() }
     }
 }

@@ -25,8 +25,8 @@ pub(crate) fn ending_view(ending: &Ending) -> Option<EndingView> {
     Some(match &**failed {
         Failed::Attempt { task, attempt, worker, attempts, failure } => EndingView {
             fault: Some(failure.fault.clone()),
-            suspects: failure.suspects.clone(),
-            files: failure.files.clone(),
+            suspects: failure.suspects.to_vec(),
+            files: failure.files.to_vec(),
             task: Some(task.clone()),
             attempt: Some(*attempt),
             worker: Some(*worker),
@@ -49,8 +49,8 @@ pub(crate) fn ending_view(ending: &Ending) -> Option<EndingView> {
         },
         Failed::TooManyAttempts { attempts, last } => EndingView {
             fault: Some(last.fault.clone()),
-            suspects: last.suspects.clone(),
-            files: last.files.clone(),
+            suspects: last.suspects.to_vec(),
+            files: last.files.to_vec(),
             ..view("too many attempts", format!("{attempts} attempts have failed; the last one: {}", last.fault))
         },
         Failed::TooManyBadRecords { records, limit } => {

@@ -17,6 +17,8 @@ pub(crate) fn visible_type(stored: &DataType) -> DataType {
         DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
         DataType::Dictionary(_, value) => visible_type(value),
         DataType::RunEndEncoded(_, value) => visible_type(value.data_type()),
+        // The same moments, told in UTC: what a named zone's clocks have shown is not in the file.
+        DataType::Timestamp(unit, Some(zone)) if !zone.starts_with(['+', '-']) => DataType::Timestamp(*unit, Some("+00:00".into())),
         other => other.clone(),
     }
 }
@@ -66,4 +68,27 @@ pub(crate) fn with_types_of(schema: &SchemaRef, columns: &[ArrayRef]) -> SchemaR
     }
     let fields = schema.fields().iter().zip(columns).map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::TimestampSecondArray;
+    use arrow::datatypes::TimeUnit;
+    use arrow::util::display::array_value_to_string;
+
+    #[test]
+    fn timestamps_of_named_zones_are_the_same_moments_in_utc() {
+        for zone in ["America/New_York", "UTC", "Etc/GMT+3"] {
+            let moments: ArrayRef = Arc::new(TimestampSecondArray::from(vec![Some(1_700_000_000), None]).with_timezone(zone));
+            let batch = RecordBatch::try_from_iter([("at", moments)]).unwrap();
+            let schema = Arc::new(visible_schema(batch.schema_ref()));
+            let seen = conform(&batch, &schema, false).unwrap();
+            assert_eq!(*seen.schema().field(0).data_type(), DataType::Timestamp(TimeUnit::Second, Some("+00:00".into())));
+            assert_eq!(array_value_to_string(seen.column(0), 0).unwrap(), "2023-11-14T22:13:20Z", "{zone}");
+            assert!(seen.column(0).is_null(1));
+        }
+        let offset = DataType::Timestamp(TimeUnit::Second, Some("+02:00".into()));
+        assert_eq!(visible_type(&offset), offset);
+    }
 }

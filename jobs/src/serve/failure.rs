@@ -47,6 +47,7 @@ pub(super) fn failure(error: TaskError, memory_bytes: u64) -> Failure {
             PlanningError::List(_)
             | PlanningError::Plan(_)
             | PlanningError::Bind(_)
+            | PlanningError::Mixed { .. }
             | PlanningError::Overlap { .. }
             | PlanningError::Output(_)
             | PlanningError::Sink(_)

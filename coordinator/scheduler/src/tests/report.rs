@@ -227,8 +227,11 @@ fn out_of_memory_is_tried_once_more_alone_with_twice_the_memory() {
     let mut world = World::new();
     let (small, large) = (world.join(1, 4), world.join(2, 8));
     world.planned_job(1, small, 4, 1);
-    let oom =
-        |limit_bytes| Failure { fault: Fault::OutOfMemory { limit_bytes, peak_bytes: 0 }, suspects: vec![suspect(0, 1)], files: vec![] };
+    let oom = |limit_bytes| Failure {
+        fault: Fault::OutOfMemory { limit_bytes, peak_bytes: 0 },
+        suspects: [suspect(0, 1)].into(),
+        files: Box::default(),
+    };
     let grant = world.grant(small).unwrap();
     assert_eq!((grant.threads, grant.memory_bytes), (1, GIB));
     world.fail(&grant, oom(grant.memory_bytes));

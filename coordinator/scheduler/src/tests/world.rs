@@ -49,11 +49,11 @@ pub(crate) fn suspect(unit: u32, record: u64) -> Suspect {
 }
 
 pub(crate) fn crash(suspects: &[Suspect]) -> Failure {
-    Failure { fault: Fault::Signalled { signal: 11, stderr: String::new() }, suspects: suspects.to_vec(), files: vec![] }
+    Failure { fault: Fault::Signalled { signal: 11, stderr: String::new() }, suspects: suspects.into(), files: Box::default() }
 }
 
 pub(crate) fn stall(suspects: &[Suspect]) -> Failure {
-    Failure { fault: Fault::Stalled { seconds: 300 }, suspects: suspects.to_vec(), files: vec![] }
+    Failure { fault: Fault::Stalled { seconds: 300 }, suspects: suspects.into(), files: Box::default() }
 }
 
 pub(crate) fn mapped(range: &Range<u32>, partitions: u32) -> Outcome {

@@ -409,8 +409,8 @@ impl Cluster {
             && !held.set_aside.contains(&bad)
         {
             *self.chance.fired.entry("bad record").or_default() += 1;
-            let suspects = vec![Suspect { unit: bad.shard, record: bad.record, offset: 0 }];
-            return Some(Failure { fault: Fault::Signalled { signal: 11, stderr: String::new() }, suspects, files: vec![] });
+            let suspects = [Suspect { unit: bad.shard, record: bad.record, offset: 0 }].into();
+            return Some(Failure { fault: Fault::Signalled { signal: 11, stderr: String::new() }, suspects, files: Box::default() });
         }
         if !self.chance.one_in(self.weather.attempt) {
             return None;
@@ -438,7 +438,7 @@ impl Cluster {
             record: self.chance.next(),
             offset: 0,
         });
-        Some(Failure { fault, suspects: suspects.collect(), files: vec![] })
+        Some(Failure { fault, suspects: suspects.collect(), files: Box::default() })
     }
 
     /// Fetches what a reduce attempt reads.
