@@ -19,7 +19,7 @@ pub fn print(text: &str) {
     }
 }
 
-/// Writes a value as JSON to standard output, as [`print`] does.
+/// Writes a value as JSON to standard output, as [`print()`] does.
 ///
 /// ```
 /// shardmill_datasets::stdout::print_json(&[1, 2]);

@@ -18,7 +18,7 @@ use shardmill_datasets::rows::{RowReader, field_names};
 use shardmill_datasets::table::{BadRow, TableBatch, TableReader, TableSpec, row_as_json};
 use shardmill_datasets::{BlockReader, Dialect, Format, Framing, Plan, Shape as Kind, Shard, lines};
 
-use crate::engine::{Mapper, Settings};
+use crate::engine::{LEFT_OUT, Mapper, Settings};
 use crate::fault::Fault;
 use crate::job::{Columns, MapReduce};
 
@@ -397,14 +397,18 @@ fn map_batches<J: MapReduce>(
         let rows = table.batch.num_rows();
         let batch = table.batch.slice(0, rows.min(usize::try_from(mapper.left_of(records)).unwrap_or(usize::MAX)));
         let mut refused = Vec::new();
-        if rows > 0 && mapper.is_left_out(table.first_record) {
-            mapper.map_record(file, (table.first_record, table.offset), Ok(wrap(&batch)), &[])?;
-        } else if rows > 0 {
+        let is_left_out = rows > 0 && mapper.is_left_out(table.first_record);
+        if rows > 0 && !is_left_out {
             map_rows(mapper, &table, &batch, 0, &wrap, &mut refused)?;
+        }
+        let mut refused = refused_rows(reader, &table, refused)?;
+        if is_left_out {
+            // What it was that brought a process down is not known: all of the batch.
+            refused.push(BadRow { record: table.first_record, offset: table.offset, bytes: Vec::new(), cause: LEFT_OUT.to_owned() });
         }
         // All in their places among each other.
         let mut bad = table.bad.iter().peekable();
-        for row in refused_rows(reader, &table, refused)? {
+        for row in refused {
             while let Some(earlier) = bad.next_if(|bad| bad.record < row.record) {
                 mapper.set_aside(file, earlier.record, earlier.offset, &earlier.bytes, earlier.cause.clone())?;
             }

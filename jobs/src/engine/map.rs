@@ -36,7 +36,7 @@ pub(crate) struct Mapped<J: MapReduce> {
 pub(crate) type LeftOut = BTreeSet<(u32, u64)>;
 
 /// What is said of them where bad records are told.
-const LEFT_OUT: &str = "it has brought job processes down";
+pub(crate) const LEFT_OUT: &str = "it has brought job processes down";
 
 /// What the threads of one attempt share.
 struct Attempt<'a, J: MapReduce> {

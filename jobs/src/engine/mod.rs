@@ -44,7 +44,7 @@ use shardmill_datasets::Room;
 use shardmill_protocol::slots::Slots;
 
 pub use emit::Emitter;
-pub(crate) use map::{LeftOut, Mapper, list_pairs, map_shards};
+pub(crate) use map::{LEFT_OUT, LeftOut, Mapper, list_pairs, map_shards};
 pub use memory::system_memory;
 pub(crate) use memory::{Budget, BudgetTooSmall, Reading, Tight, reading};
 use pages::Pages;
