@@ -41,7 +41,8 @@ impl ParquetFile {
         let codec = if compression == Compression::Zstd { ZSTD_CONTEXT_BYTES } else { 0 };
         // Dictionary with its table and indices, level and statistics buffers.
         let column = 5 * DICTIONARY_BYTES + codec;
-        chunk_memory_bytes(Self::CUT.bytes) + GROUP_BYTES + leaves * column + BUFFER_BYTES
+        // A page is compressed beside itself.
+        chunk_memory_bytes(Self::CUT.bytes) + 2 * Self::CUT.bytes + GROUP_BYTES + leaves * column + BUFFER_BYTES
     }
 
     /// Why Parquet has no place for a schema.
