@@ -258,18 +258,7 @@ async fn farewell(worker: &Arc<Worker>) {
     if let Some(live) = worker.line.now() {
         let left = live.client.leave(within(FAREWELL), live.session).await;
         tracing::debug!(?left, "farewell");
-        if matches!(left, Ok(Ok(()))) {
-            remove_jobs(worker).await;
-        }
     }
-}
-
-/// Removes all that there is of jobs: whoever has left is asked for nothing any more.
-async fn remove_jobs(worker: &Arc<Worker>) {
-    worker.seats.clear_all().await;
-    let disk = Arc::clone(&worker.disk);
-    let remove = move || disk.jobs().into_iter().for_each(|job| disk.remove_job(job));
-    spawn_blocking(remove).await.expect("removing does not panic");
 }
 
 /// Asks now and then which jobs have ended, and removes all that there is of them.
