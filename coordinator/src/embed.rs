@@ -40,8 +40,6 @@ const SWEEPING: Duration = Duration::from_secs(15);
 const ENDING: Duration = Duration::from_secs(5);
 /// How often something is looked at that nobody tells of.
 const LOOK: Duration = Duration::from_millis(5);
-/// The least memory that a worker is of any use with.
-const LEAST_MEMORY: u64 = 64 << 20;
 /// How much of a log is shown when its process has failed.
 const LOG_LINES: usize = 20;
 
@@ -116,7 +114,7 @@ async fn run_job(arguments: Run) -> Result<ExitCode, EmbedError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
     let threads = threads.unwrap_or_else(|| (cores / workers).max(1));
     let memory = memory.unwrap_or_else(|| rustix::system::sysinfo().totalram as u64 / 2);
-    let least = u64::from(workers) * (u64::from(threads) * Room::LEAST_SHARE).max(LEAST_MEMORY);
+    let least = u64::from(workers) * (u64::from(threads) * Room::LEAST_SHARE).max(Room::LEAST_PROCESS);
     if memory < least {
         return Err(EmbedError::Memory { workers, threads, least: least >> 20, given: memory >> 20 });
     }

@@ -46,6 +46,9 @@ impl Room {
     /// The least memory with which a thread can work: blocks to read, a table, and blocks to merge.
     pub const LEAST_SHARE: u64 = 12 << 20;
 
+    /// The least memory with which a job process is of any use, however few threads it has.
+    pub const LEAST_PROCESS: u64 = 64 << 20;
+
     /// Of a thread's share, one record may take an eighth.
     const RECORDS: u64 = 8;
     /// A zstd window may take a quarter.

@@ -9,9 +9,6 @@ use shardmill_datasets::Room;
 use shardmill_datasets::request::parse_bytes;
 use shardmill_protocol::rpc::duration::parse_duration;
 
-/// The least memory that a worker is of any use with.
-const LEAST_MEMORY: u64 = 64 << 20;
-
 /// What the program is besides a worker.
 const OTHER_SELVES: &str = "\
 Bundled jobs:
@@ -104,7 +101,7 @@ pub enum ConfigError {
 impl Config {
     /// Refuses what makes no sense, before anything is touched.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if let Some(given) = self.memory.filter(|memory| *memory < LEAST_MEMORY) {
+        if let Some(given) = self.memory.filter(|memory| *memory < Room::LEAST_PROCESS) {
             return Err(ConfigError::Memory { given });
         }
         let (threads, given) = (self.thread_count(), self.memory_bytes() >> 20);
@@ -134,7 +131,7 @@ impl Config {
 
     /// Memory for job processes.
     pub fn memory_bytes(&self) -> u64 {
-        self.memory.unwrap_or_else(|| (shardmill::system_memory() as u64 / 2).max(LEAST_MEMORY))
+        self.memory.unwrap_or_else(|| (shardmill::system_memory() as u64 / 2).max(Room::LEAST_PROCESS))
     }
 }
 

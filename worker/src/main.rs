@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Some(guard::VERB) => guard::run(arguments),
         Some(bundled::VERB) => bundled::run(arguments),
         Some("jobs") => {
-            stdout::print(&bundled::list());
+            stdout::print(bundled::list());
             ExitCode::SUCCESS
         }
         Some("help") => serve(Config::parse_from(["worker", "--help"])),

@@ -38,7 +38,7 @@ impl Job {
         let view = coordinator.patiently(async |client| client.job(within(CALL), job).await).await?;
         match self.shown.format {
             Format::Json => print_json(&view),
-            Format::Text => print(&show(&view, &self.find, self.all)),
+            Format::Text => print(show(&view, &self.find, self.all)),
         }
         Ok(0)
     }

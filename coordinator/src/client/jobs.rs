@@ -44,7 +44,7 @@ impl Jobs {
         match self.shown.format {
             Format::Json => print_json(&jobs),
             Format::Text if jobs.is_empty() => eprintln!("no jobs"),
-            Format::Text => print(&format!("{}\n", table(["JOB", "NAME", "PHASE", "DONE", "TIME", "OUTPUT"], jobs.iter().map(row)))),
+            Format::Text => print(format!("{}\n", table(["JOB", "NAME", "PHASE", "DONE", "TIME", "OUTPUT"], jobs.iter().map(row)))),
         }
         Ok(0)
     }

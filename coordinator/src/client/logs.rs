@@ -1,10 +1,10 @@
 //! `logs`: prints what a job's processes have written to stderr, all of it or that of one attempt or task.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use clap::Args;
 use serde_json::json;
-use shardmill_datasets::stdout::print_json;
+use shardmill_datasets::stdout::{print, print_json};
 use shardmill_protocol::rpc::api::Role;
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::view::AttemptView;
@@ -51,7 +51,9 @@ impl Logs {
         }
         match self.shown.format {
             Format::Json => print_json(&json!({ "job": job, "task": self.task, "stderr": String::from_utf8_lossy(&text) })),
-            Format::Text => print(&text)?,
+            // To a terminal only what it does not obey.
+            Format::Text if std::io::stdout().is_terminal() => print(plain(&String::from_utf8_lossy(&text))),
+            Format::Text => print(text),
         }
         Ok(0)
     }
@@ -72,16 +74,5 @@ async fn read(coordinator: &mut Coordinator, job: JobId, attempt: Option<Attempt
             return Ok(text);
         }
         text.append(&mut chunk);
-    }
-}
-
-/// Prints bytes as they are; to a terminal only what it does not obey.
-fn print(text: &[u8]) -> Result<(), ClientError> {
-    let mut out = std::io::stdout().lock();
-    let written = if out.is_terminal() { out.write_all(plain(&String::from_utf8_lossy(text)).as_bytes()) } else { out.write_all(text) };
-    match written.and_then(|()| out.flush()) {
-        // Whoever read it has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
     }
 }

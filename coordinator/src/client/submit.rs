@@ -81,7 +81,7 @@ impl Submit {
         let say = Say::new(submission.quiet, submission.verbose);
         let (_, job) = start(&find, submission, &say).await?;
         match shown.format {
-            Format::Text => print(&format!("{job}\n")),
+            Format::Text => print(format!("{job}\n")),
             Format::Json => print_json(&serde_json::json!({ "job": job })),
         }
         Ok(0)

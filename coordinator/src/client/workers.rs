@@ -30,7 +30,7 @@ impl Workers {
             Format::Text if workers.is_empty() => eprintln!("no workers"),
             Format::Text => {
                 let header = ["WORKER", "STATE", "THREADS", "MEMORY", "ATTEMPTS", "OUTPUTS", "HEARD OF", "ADDRESS"];
-                print(&format!("{}\n", table(header, workers.iter().map(row))));
+                print(format!("{}\n", table(header, workers.iter().map(row))));
             }
         }
         Ok(0)

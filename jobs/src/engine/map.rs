@@ -116,7 +116,7 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
     /// False once the records of the shard are enough, an error if the run was interrupted or nobody needs the shard any more.
     pub(crate) fn has_read(&mut self, shard: &Shard, shard_bytes: u64, records: u64, records_of_shard: u64) -> Result<bool, Fault> {
         let progress = &self.attempt.settings.progress;
-        if self.attempt.record_limit == u64::MAX {
+        if !self.is_sampling() {
             // Readers read ahead, and a record may end behind its shard.
             let read = shard_bytes.min(shard.bytes).max(self.told_bytes);
             progress.input_bytes.fetch_add(read - self.told_bytes, Relaxed);
@@ -289,7 +289,7 @@ impl<'a, J: MapReduce> Mapper<'a, J> {
 
     /// Sets a bad record aside, or ends the attempt if there are too many. Those of a shard come in order.
     pub(crate) fn set_aside(&mut self, file: &PlannedFile, record: u64, offset: u64, bytes: &[u8], cause: String) -> Result<(), Fault> {
-        if self.attempt.record_limit != u64::MAX {
+        if self.is_sampling() {
             // A sample only looks; the record is met again.
             return Ok(());
         }

@@ -1,9 +1,9 @@
 //! Heartbeats, leases, and the passing of time.
 
-use shardmill_protocol::{Fault, Grant, Task};
+use shardmill_protocol::{Fault, Task};
 
 use super::world::*;
-use crate::{Action, Answer, Config, Event, Fact, Notice, Registration, ReplyId};
+use crate::{Action, Answer, Config, Event, Fact, Notice, ReplyId};
 
 #[test]
 fn a_silent_worker_is_suspected_then_lost_and_its_range_is_granted_again_and_nobody_is_charged() {
@@ -132,10 +132,7 @@ fn a_worker_that_comes_back_and_goes_on_was_not_lost_with_its_shard_however_ofte
     for _ in 0..4 {
         world.pass(5000);
         world.pass(10_000);
-        let again = Registration { threads: 1, memory_bytes: GIB, attempts: vec![held(&running)], ..Registration::default() };
-        let Answer::Registered { adopted, .. } = world.register_as(1, again) else { panic!("it may come at once") };
-        let [(attempt, fence)] = adopted[..] else { panic!("{adopted:?}") };
-        running = Grant { attempt, fence, ..running };
+        running = world.come_back(1, &running);
     }
     world.done(&running, mapped(&(0..1), 1));
     assert!(world.scheduler.job_status(id, world.now).unwrap().ending.is_none());
@@ -151,10 +148,8 @@ fn what_a_lost_worker_has_left_in_staging_is_removed_once_some_of_its_range_is_d
     let [lost, back] = sessions.map(|session| world.grant(session).unwrap());
     assert_eq!((discards(&world.pass(5000)), discards(&world.pass(10_000))), (vec![], vec![]), "they may come back");
 
-    let again = Registration { threads: 1, memory_bytes: GIB, attempts: vec![held(&back)], ..Registration::default() };
-    let Answer::Registered { adopted, .. } = world.register_as(2, again) else { panic!("it may come at once") };
-    let [(attempt, fence)] = adopted[..] else { panic!("{adopted:?}") };
-    let (answer, actions) = world.report(&Grant { attempt, fence, ..*back.clone() }, Ok(mapped(&back.task.range(), 1)));
+    let back = world.come_back(2, &back);
+    let (answer, actions) = world.report(&back, Ok(mapped(&back.task.range(), 1)));
     assert_eq!((answer, discards(&actions)), (Some(Answer::Accepted), vec![]), "what comes back and goes on keeps what it has");
 
     let third = world.join(3, 4);

@@ -163,6 +163,14 @@ impl World {
         }
     }
 
+    /// A worker of one thread comes back after its lease, and goes on with what it was at.
+    pub(crate) fn come_back(&mut self, n: u128, running: &Grant) -> Grant {
+        let again = Registration { threads: 1, memory_bytes: GIB, attempts: vec![held(running)], ..Registration::default() };
+        let Answer::Registered { adopted, .. } = self.register_as(n, again) else { panic!("it may come at once") };
+        let [(attempt, fence)] = adopted[..] else { panic!("{adopted:?}") };
+        Grant { attempt, fence, ..running.clone() }
+    }
+
     pub(crate) fn submit(&mut self, n: u128) -> JobId {
         self.submit_as(submission(n))
     }
