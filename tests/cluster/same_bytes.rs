@@ -58,8 +58,10 @@ fn every_job_gives_the_bytes_of_a_local_run_on_any_number_of_workers_and_threads
     for (workers, threads) in SHAPES {
         let cluster_place = Place::new();
         let cluster = Cluster::start(&cluster_place);
-        let _workers: Vec<_> =
-            (0..workers).map(|at| cluster.worker(&format!("worker-{at}"), &format!("--threads {threads} --memory 256MiB"))).collect();
+        // Every other one keeps map outputs in memory as long as there is room, and then on disk.
+        let memory = |at| if at % 2 == 0 { "256KiB" } else { "0" };
+        let flags = |at| format!("--threads {threads} --memory 256MiB --output-memory {}", memory(at));
+        let _workers: Vec<_> = (0..workers).map(|at| cluster.worker(&format!("worker-{at}"), &flags(at))).collect();
         for (case, expected) in cases.iter().zip(&expected) {
             let output = cluster_place.path(case.program);
             // By name: the jobs that are linked into the worker.
@@ -97,7 +99,7 @@ fn outputs_that_are_fetched_over_the_network_are_those_that_are_read_in_place() 
     let place = Place::new();
     let cases = cases(&place);
     let cluster = Cluster::start(&place);
-    let flags = "--threads 1 --memory 256MiB --fetch-always";
+    let flags = "--threads 1 --memory 256MiB --output-memory 64MiB --fetch-always";
     let _workers = [cluster.worker("one", flags), cluster.worker("two", flags)];
     for case in &cases {
         let job = cluster.submit(Path::new(case.program), &place.path(case.program), &case.arguments(case.input.to_str().unwrap()));

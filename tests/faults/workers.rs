@@ -70,6 +70,33 @@ fn a_worker_killed_after_mapping_takes_its_output_with_it_and_the_range_is_mappe
 }
 
 #[test]
+fn map_outputs_in_memory_are_gone_with_their_process_though_the_worker_comes_back() {
+    let place = Place::new();
+    let world = World::new(&place);
+    let gate = world.gate("last");
+    let text = text_with(&[(119, "!map:gate:last")]);
+    let flags = format!("{ONE_THREAD} --output-memory 32MiB");
+    let mut first = world.cluster.worker("first", &flags);
+    let job = world.submit(&text, CUT);
+    let reached = gate.reached();
+    let view = world.cluster.job(job);
+    let accepted: Vec<_> =
+        view.attempts.iter().filter(|attempt| attempt.task.kind() == TaskKind::Map && attempt.state == AttemptState::Accepted).collect();
+    let runs: Vec<_> = accepted.iter().map(|attempt| directories_of(&place, &first, attempt)[0].join("map.run")).collect();
+    assert!(!runs.is_empty() && runs.iter().all(|run| run.is_symlink() && run.exists()), "{runs:?}");
+    first.process().kill();
+    let again = world.cluster.worker("first", &flags);
+    assert_eq!(again.id(), first.id());
+    gate.open();
+    drop(reached);
+    let after = world.succeeds_with(job, &text);
+    for attempt in accepted {
+        assert_eq!(attempt_in(&after, attempt).state, AttemptState::Lost);
+        assert!(after.lost.contains(&attempt.task.range()), "{:?}", after.lost);
+    }
+}
+
+#[test]
 fn a_worker_killed_while_reducing_is_replaced() {
     let place = Place::new();
     let world = World::new(&place);

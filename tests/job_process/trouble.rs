@@ -5,7 +5,7 @@ use std::path::Path;
 
 use shardmill_datasets::RunRequest;
 use shardmill_protocol::fault::{BadRecord, Breach, Fault, Suspect};
-use shardmill_protocol::process::{FromProcess, SourceEntry, ToProcess, read_message, write_message};
+use shardmill_protocol::process::{FromProcess, MemoryFile, SourceEntry, ToProcess, read_message, write_message};
 use shardmill_protocol::slots;
 use shardmill_protocol::task::{Outcome, SetAside, Task};
 use shardmill_tests::gate::Gate;
@@ -57,6 +57,33 @@ fn no_damage_to_a_map_output_goes_unnoticed_and_the_output_is_named() {
         fs::write(&path, &whole).unwrap();
         assert!(reduced(&mut supervisor, &plan, &sources, partitions).is_ok());
         assert_eq!(reduced(&mut supervisor, &plan, &with_another_digest(&sources), partitions), lost, "{job}: whole, and another one");
+    }
+}
+
+#[test]
+fn a_map_output_goes_to_memory_where_it_fits_and_to_the_disk_where_it_does_not_or_there_is_none() {
+    let place = Place::new();
+    place.write("input", text(5, 24_000));
+    let request = request(&place, 2_000, 3);
+    for (job, parameters) in [("word-count", &[][..]), ("sort", &["--key", "0..3"])] {
+        let mut supervisor = Supervisor::new(&program(job), &place.path(job), &request, parameters, Cut { threads: 2, ..WHOLE });
+        let (plan, ..) = supervisor.plan();
+        let expected = supervisor.map(&plan, 0..5);
+        let run = fs::read(supervisor.directory_of(expected.attempt).join("map.run")).unwrap();
+        let file = place.write(&format!("{job}.memory"), "");
+        let ample = 64 << 20;
+        for (path, bytes, is_taken) in [(&file, ample, true), (&file, run.len() as u64 / 2, false), (&place.path("missing"), ample, false)]
+        {
+            fs::write(&file, "").unwrap();
+            let mut order = supervisor.order(Task::Map(0..5), vec![plan.clone()], None);
+            order.memory = Some(MemoryFile { path: path.clone(), bytes });
+            let own = order.directory.join("map.run");
+            let Ok(Outcome::Mapped { index, .. }) = supervisor.process().run(order).0 else { panic!("it is no map output") };
+            assert_eq!(index, expected.index);
+            let (taken, other) = if is_taken { (&file, &own) } else { (&own, &file) };
+            assert!(fs::read(taken).unwrap() == run, "{job}: {bytes} bytes");
+            assert!(fs::read(other).unwrap_or_default().is_empty(), "{job}: {bytes} bytes");
+        }
     }
 }
 

@@ -210,7 +210,7 @@ impl Supervisor {
         fs::create_dir(&staged).unwrap();
         let Cut { threads, memory_bytes, .. } = self.cut;
         let set_aside = self.set_aside.clone();
-        Order { attempt, task, threads, memory_bytes, directory, staged, inputs, set_aside, sources, durable: false }
+        Order { attempt, task, threads, memory_bytes, directory, staged, inputs, set_aside, sources, memory: None, durable: false }
     }
 
     /// Has a task done that nothing is expected to go wrong with.

@@ -104,6 +104,8 @@ impl Attempt<'_> {
             }
             _ => (None, None),
         };
+        let share = (grant.threads, worker.config.thread_count());
+        let memory = matches!(grant.task, Task::Map(_)).then(|| worker.disk.memory().offer(grant.attempt, share)).flatten();
         let order = Order {
             attempt: grant.attempt,
             task: grant.task.clone(),
@@ -114,6 +116,7 @@ impl Attempt<'_> {
             inputs: grant.inputs.clone(),
             set_aside: grant.set_aside.clone(),
             sources,
+            memory,
             durable: setup.spec.durable,
         };
         Ok(Prepared { setup, order, list })
@@ -305,6 +308,10 @@ async fn check(disk: &Arc<Disk>, order: &Order, outcome: Outcome, list: Option<D
             Outcome::Reduced { parts, tally, .. } => Outcome::Reduced { list: list.unwrap_or_default(), parts, tally },
             other => other,
         };
+        if matches!(order.task, Task::Map(_)) {
+            let run = order.directory.join(MAP_RUN);
+            disk.memory().settle(order.attempt, &run).map_err(|error| disk::fault(&run, &error))?;
+        }
         if let Err(error) = compare(&order, &outcome) {
             tracing::warn!(attempt = %order.attempt, %error, "the job process reports what is not there");
             let stderr = format!("[{error}]");

@@ -20,6 +20,9 @@ SIGTERM or Ctrl-C lets it finish or hand back what it runs and leave; a second o
 Exit codes: 0 it has left as it was asked to, 2 what it was started with makes no sense, 3 the coordinator cannot be reached,
 4 it was refused, or another worker has its directory, 78 its directory or join file is damaged, 130 it was told twice to leave.";
 
+/// A thread that has so much is not much faster with more, while an output that need not go to the disk is.
+const AMPLE_SHARE: u64 = 256 << 20;
+
 /// A worker of a shardmill cluster: takes tasks, runs them in job processes, serves what they make.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "worker", version, after_help = OTHER_SELVES)]
@@ -33,9 +36,12 @@ pub struct Config {
     /// Threads that job processes may use [default: all cores].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// Memory that job processes may use, as 512MiB or 8GiB [default: half of what there is].
+    /// Memory to use, as 512MiB or 8GiB [default: half of what there is].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory: Option<u64>,
+    /// How much of it may keep map outputs; the rest is for tasks [default: a quarter if that leaves each thread 256 MiB, else 0].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub output_memory: Option<u64>,
     /// Disk space that may be used under --dir [default: nine tenths of what is free at start].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub disk: Option<u64>,
@@ -105,7 +111,8 @@ impl Config {
             return Err(ConfigError::Memory { given });
         }
         let (threads, given) = (self.thread_count(), self.memory_bytes() >> 20);
-        let least = (u64::from(threads) * Room::LEAST_SHARE) >> 20;
+        let tasks = (u64::from(threads) * Room::LEAST_SHARE).max(Room::LEAST_PROCESS);
+        let least = self.output_memory_bytes().saturating_add(tasks) >> 20;
         if given < least {
             return Err(ConfigError::Share { threads, least, given });
         }
@@ -129,9 +136,21 @@ impl Config {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32))
     }
 
-    /// Memory for job processes.
-    pub fn memory_bytes(&self) -> u64 {
+    /// All memory there is to use.
+    fn memory_bytes(&self) -> u64 {
         self.memory.unwrap_or_else(|| (shardmill::system_memory() as u64 / 2).max(Room::LEAST_PROCESS))
+    }
+
+    /// Memory to keep map outputs in.
+    pub fn output_memory_bytes(&self) -> u64 {
+        let quarter = self.memory_bytes() / 4;
+        let is_much = 3 * quarter >= AMPLE_SHARE * u64::from(self.thread_count());
+        self.output_memory.unwrap_or(if is_much { quarter } else { 0 })
+    }
+
+    /// Memory for job processes.
+    pub fn task_memory_bytes(&self) -> u64 {
+        self.memory_bytes().saturating_sub(self.output_memory_bytes())
     }
 }
 
@@ -155,6 +174,19 @@ mod tests {
         let refused = |arguments: &[&str]| parse(arguments).validate().unwrap_err().to_string();
         assert!(refused(&["--memory", "1MiB"]).contains("--memory"));
         assert!(refused(&["--stall-after", "0s"]).contains("--stall-after"));
+        assert!(refused(&["--threads", "9", "--memory", "1GiB", "--output-memory", "1GiB"]).contains("give --memory 1132MiB or fewer"));
+    }
+
+    #[test]
+    fn map_outputs_are_kept_in_memory_where_tasks_do_not_miss_it() {
+        let split = |arguments: &[&str]| {
+            let config = parse(&[&["--memory", "1GiB"], arguments].concat());
+            (config.task_memory_bytes() >> 20, config.output_memory_bytes() >> 20)
+        };
+        assert_eq!(split(&["--threads", "3"]), (768, 256));
+        assert_eq!(split(&["--threads", "4"]), (1024, 0));
+        assert_eq!(split(&["--threads", "4", "--output-memory", "100MiB"]), (924, 100));
+        assert_eq!(split(&["--threads", "1", "--output-memory", "0"]), (1024, 0));
     }
 
     #[test]

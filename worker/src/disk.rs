@@ -5,11 +5,11 @@
 //! DIR/lock                      held, with the process id in it, while a worker runs here
 //! DIR/epoch                     the highest epoch seen, and of which coordinator
 //! DIR/artifacts/DIGEST          executables
-//! DIR/jobs/JOB/EPOCH-NUMBER/    an attempt: slots, spills, fetched segments; map.run and map.index once it has sealed
+//! DIR/jobs/JOB/EPOCH-NUMBER/    an attempt: slots, spills, fetched segments; map.run, perhaps in memory, and map.index once it has sealed
 //! DIR/jobs/JOB/process-NUMBER/  a job process's temporary files
 //! ```
 //! Nothing here is synced: what is lost is made again. A sealed map output is told by the file `sealed`, which names its shards
-//! and its index digest; it survives the worker's restart. All else is swept at the start.
+//! and its index digest; it survives the worker's restart, unless it is in memory. All else is swept at the start.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -24,6 +24,8 @@ use shardmill_protocol::rpc::api::{DiskProof, HeldOutput};
 use shardmill_protocol::rpc::join::write_private;
 use shardmill_protocol::task::MapOutput;
 use shardmill_protocol::{AttemptId, Digest, Epoch, Fault, JobId, WorkerId};
+
+use crate::memory::Memory;
 
 /// The data of a map output, in its attempt's directory.
 pub(crate) const MAP_RUN: &str = "map.run";
@@ -76,6 +78,7 @@ pub(crate) struct Disk {
     id: WorkerId,
     nonce: [u8; 16],
     budget_bytes: u64,
+    memory: Memory,
     /// What was used when it was last looked at.
     used: Mutex<Option<(Instant, u64)>>,
     _lock: File,
@@ -102,7 +105,7 @@ impl Disk {
         let free = free.f_bavail * free.f_frsize;
         let used = used_below(&root);
         let budget_bytes = budget_bytes.unwrap_or((free + used) / 10 * 9);
-        Ok(Self { root, id, nonce: nonce.to_be_bytes(), budget_bytes, used: Mutex::default(), _lock: lock })
+        Ok(Self { root, id, nonce: nonce.to_be_bytes(), budget_bytes, memory: Memory::default(), used: Mutex::default(), _lock: lock })
     }
 
     /// Takes the first of `root`, `root-2`, `root-3` … that no other worker has.
@@ -117,6 +120,16 @@ impl Disk {
             taken = Self::open(Path::new(&next), budget_bytes);
         }
         taken
+    }
+
+    /// The same disk, with memory to keep map outputs in.
+    pub(crate) fn with_memory(self, bytes: u64) -> Self {
+        Self { memory: Memory::new(bytes), ..self }
+    }
+
+    /// Map outputs in memory.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Who the worker is.
@@ -156,11 +169,13 @@ impl Disk {
     /// Removes what there is of an attempt.
     pub(crate) fn remove_attempt(&self, attempt: AttemptId) {
         remove(&self.attempt_directory(attempt));
+        self.memory.remove(attempt);
     }
 
     /// Removes what there is of a job.
     pub(crate) fn remove_job(&self, job: JobId) {
         remove(&self.job_directory(job));
+        self.memory.remove_job(job);
     }
 
     /// The jobs of which there is anything.
@@ -276,14 +291,15 @@ fn kept<T>(path: &Path, text: impl Fn(u128) -> String, parse: impl Fn(&str) -> O
     }
 }
 
-/// The map output in an attempt's directory, if it is whole as far as can be told without reading all of it.
+/// The map output in an attempt's directory, if it is whole as far as can be told without reading all of it. What was in memory is not.
 fn sealed(directory: &Path) -> Option<MapOutput> {
     let output: MapOutput = postcard::from_bytes(&fs::read(directory.join(SEALED)).ok()?).ok()?;
     let index = fs::read(directory.join(MAP_INDEX)).ok()?;
     let index = Index::open(&index, &output.index.0).ok()?;
     let segments = index.segments(0..index.partitions()).ok()?;
     let stored: u64 = segments.iter().map(|segment| segment.stored_bytes).sum();
-    (fs::metadata(directory.join(MAP_RUN)).ok()?.len() == stored).then_some(output)
+    let run = fs::symlink_metadata(directory.join(MAP_RUN)).ok()?;
+    (run.is_file() && run.len() == stored).then_some(output)
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
@@ -330,6 +346,31 @@ mod tests {
             disk.seal(&output).unwrap();
         }
         output
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_output_in_memory_goes_with_its_attempt_or_its_job_and_is_not_there_for_the_next_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path(), None).unwrap().with_memory(1000);
+        for remove in [|disk: &Disk| disk.remove_attempt(attempt(1)), |disk: &Disk| disk.remove_job(JobId(7))] {
+            map_output(&disk, 1, true);
+            let run = disk.attempt_directory(attempt(1)).join(MAP_RUN);
+            fs::remove_file(&run).unwrap();
+            assert_eq!(disk.memory().offer(attempt(1), (1, 1)).map(|file| file.bytes), Some(1000));
+            disk.memory().settle(attempt(1), &run).unwrap();
+            remove(&disk);
+        }
+        map_output(&disk, 2, true);
+        let run = disk.attempt_directory(attempt(2)).join(MAP_RUN);
+        fs::remove_file(&run).unwrap();
+        assert!(disk.memory().offer(attempt(2), (1, 1)).is_some(), "all was given back");
+        disk.memory().settle(attempt(2), &run).unwrap();
+        assert!(run.exists());
+        drop(disk);
+        let disk = Disk::open(directory.path(), None).unwrap();
+        assert_eq!(disk.sweep(), []);
+        assert!(!run.exists() && disk.jobs().is_empty());
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod heartbeat;
 mod held;
 mod line;
 mod log;
+mod memory;
 pub mod orphans;
 pub mod process;
 mod seat;

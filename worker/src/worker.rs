@@ -163,14 +163,14 @@ async fn start(config: Config, rules: Rules, signals: watch::Receiver<u32>) -> R
         Some(directory) => Disk::open(directory, config.disk)?,
         None => Disk::open_first_free(&config.default_directory()?, config.disk)?,
     };
-    let disk = Arc::new(disk);
+    let disk = Arc::new(disk.with_memory(config.output_memory_bytes()));
     let (listener, address) = listen(&config, &join)?;
     let identity = Identity::generate()?;
     let tls = identity.acceptor()?;
     let hello = WorkerHello {
         worker: disk.id(),
         threads: config.thread_count(),
-        memory_bytes: config.memory_bytes(),
+        memory_bytes: config.task_memory_bytes(),
         shuffle_address: address,
         fingerprint: identity.fingerprint(),
         disk: disk.proof(),

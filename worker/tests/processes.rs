@@ -46,6 +46,7 @@ impl Place {
             inputs: vec![],
             set_aside: vec![],
             sources: None,
+            memory: None,
             durable: false,
         }
     }

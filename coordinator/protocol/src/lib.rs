@@ -26,7 +26,7 @@ pub use ids::{AttemptId, Digest, Epoch, Fence, JobId, SessionId, WorkerId};
 pub use task::{Grant, Input, Outcome, Task};
 
 /// The version of all messages: `major.minor`. Another major version cannot be spoken to.
-pub const VERSION: (u16, u16) = (6, 0);
+pub const VERSION: (u16, u16) = (7, 0);
 
 /// Whether a peer of this version can be spoken to.
 pub fn speaks(version: (u16, u16)) -> bool {

@@ -73,8 +73,19 @@ pub struct Order {
     pub set_aside: Vec<SetAside>,
     /// In a reduce task, a file that says where the map outputs' segments lie; see [`SourceEntry`].
     pub sources: Option<PathBuf>,
+    /// In a map task, where the output may go instead of the directory.
+    pub memory: Option<MemoryFile>,
     /// Parts are synced to disk.
     pub durable: bool,
+}
+
+/// An empty file in the worker's memory, for a map output that is not longer than so many bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryFile {
+    /// Where it can be opened.
+    pub path: PathBuf,
+    /// What it may hold.
+    pub bytes: u64,
 }
 
 /// An entry of the file of sources: the segments of one map output. Entries follow one another as frames, in the order of

@@ -57,7 +57,18 @@ impl SharedRun {
     /// Creates the file at `path`, which must not exist. Each open segment holds about `held_bytes` in memory until its turn comes.
     pub fn create(path: &Path, layout: Layout, block_bytes: usize, held_bytes: usize, partitions: usize) -> Result<Self, RunError> {
         let RunWriter { file, path, .. } = RunWriter::create(path, layout, block_bytes)?;
-        Ok(Self { file, path, layout, block_bytes, held_bytes, partitions, ended: Mutex::default(), turn: Condvar::new() })
+        Ok(Self::on(file, path, layout, block_bytes, held_bytes, partitions))
+    }
+
+    /// The same in the file at `path`, which is there and empty.
+    pub fn fill(path: &Path, layout: Layout, block_bytes: usize, held_bytes: usize, partitions: usize) -> Result<Self, RunError> {
+        let opened = File::options().read(true).write(true).open(path);
+        let file = opened.map_err(|source| RunError::Write { path: path.into(), source })?;
+        Ok(Self::on(Arc::new(file), path.into(), layout, block_bytes, held_bytes, partitions))
+    }
+
+    fn on(file: Arc<File>, path: Arc<Path>, layout: Layout, block_bytes: usize, held_bytes: usize, partitions: usize) -> Self {
+        Self { file, path, layout, block_bytes, held_bytes, partitions, ended: Mutex::default(), turn: Condvar::new() }
     }
 
     /// Opens the segment of a partition. It must be ended, and each partition opened once: otherwise the run is given up, and whoever

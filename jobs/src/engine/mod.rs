@@ -52,7 +52,7 @@ pub(crate) use partition::Partitioner;
 pub(crate) use reduce::reduce_partitions;
 pub use reduce::{Output, Values};
 pub(crate) use sample::range_cuts;
-pub(crate) use seal::seal;
+pub(crate) use seal::{Place, seal};
 pub(crate) use sealed::SealedOutputs;
 pub(crate) use sources::Sources;
 

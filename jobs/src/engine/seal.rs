@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use rayon::ThreadPool;
-use shardmill_datasets::run::{Layout, Run, SharedRun};
+use shardmill_datasets::run::{Layout, Run, RunError, SharedRun};
 
 use super::Settings;
 use super::sources::{Reader, Sources};
@@ -22,21 +22,38 @@ pub(crate) const SEALED: Layout = Layout { sequenced: false, digested: true };
 /// The size of their blocks: the same everywhere, so that whoever merges them knows what memory that takes.
 pub(crate) const SEALED_BLOCK_BYTES: usize = 128 << 10;
 
-/// Writes what mapping has left as a sealed run at `path`, on all threads of the pool.
-///
-/// Threads hold `held_bytes` each of what they have ready while one before them still writes.
+/// Where a sealed run is written.
+pub(crate) struct Place<'a> {
+    /// A file that is not there yet.
+    pub(crate) path: &'a Path,
+    /// An empty file that is taken instead, if it can be opened.
+    pub(crate) memory: Option<&'a Path>,
+    /// What each thread may hold of what it has ready while one before it still writes.
+    pub(crate) held_bytes: usize,
+}
+
+impl Place<'_> {
+    fn create(&self, partitions: u32, threads: usize) -> Result<SharedRun, RunError> {
+        // A thread alone always has its turn.
+        let held_bytes = if threads == 1 { 0 } else { self.held_bytes };
+        let filled = |path| SharedRun::fill(path, SEALED, SEALED_BLOCK_BYTES, held_bytes, partitions as usize).ok();
+        match self.memory.and_then(filled) {
+            Some(run) => Ok(run),
+            None => SharedRun::create(self.path, SEALED, SEALED_BLOCK_BYTES, held_bytes, partitions as usize),
+        }
+    }
+}
+
+/// Writes what mapping has left as a sealed run, on all threads of the pool.
 pub(crate) fn seal<J: MapReduce>(
     job: &J,
     sources: &Sources<J>,
     partitions: u32,
-    held_bytes: usize,
+    place: &Place<'_>,
     settings: &Settings,
     pool: &ThreadPool,
-    path: &Path,
 ) -> Result<Run, Fault> {
-    // A thread alone always has its turn.
-    let held_bytes = if settings.threads == 1 { 0 } else { held_bytes };
-    let run = SharedRun::create(path, SEALED, SEALED_BLOCK_BYTES, held_bytes, partitions as usize)?;
+    let run = place.create(partitions, settings.threads)?;
     let next = AtomicU32::new(0);
     let results = pool.broadcast(|_| {
         let sealed = catch(|| {

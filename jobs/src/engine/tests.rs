@@ -166,7 +166,9 @@ fn sealed_digest<J: MapReduce>(
     let partitioner = Partitioner::Hash { partitions: plan.partitions };
     let mapped = map_shards(job, &plan, 0..plan.shards.len() as u32, &LeftOut::new(), &partitioner, &settings, &pool).unwrap();
     let (sources, _) = Sources::new(mapped.collectors, &partitioner, &settings, &pool).unwrap();
-    let run = seal(job, &sources, plan.partitions, 2_000, &settings, &pool, &directory.join("sealed")).unwrap();
+    let path = directory.join("sealed");
+    let place = Place { path: &path, memory: None, held_bytes: 2_000 };
+    let run = seal(job, &sources, plan.partitions, &place, &settings, &pool).unwrap();
     sources.retire(&settings);
     index::digest(run.segments())
 }

@@ -6,7 +6,8 @@
 //! survey   draft                 surveys     Vec<SurveyResult>, one for each of the range
 //! plan     draft, surveys …      plan        (Vec<ManifestInput>, JobPlan)
 //!                                weights     bytes of each shard
-//! map      plan                  map.run, map.index in the worker's directory; quarantine, if records were set aside
+//! map      plan                  map.run, unless there is room for it in memory, and map.index in the worker's directory;
+//!                                quarantine, if records were set aside
 //! reduce   plan, sources         part-…
 //! ```
 //! The inputs stand in front of the plan because the coordinator, which writes the manifest, reads them and nothing else of it. A
@@ -29,7 +30,9 @@ use shardmill_protocol::{Digest, VERSION};
 
 use super::failure::TaskError;
 use super::staged;
-use crate::engine::{LeftOut, Progress, SealedOutputs, Settings, Sources, Spares, Tight, map_shards, reduce_partitions, seal, thread_pool};
+use crate::engine::{
+    LeftOut, Place, Progress, SealedOutputs, Settings, Sources, Spares, Tight, map_shards, reduce_partitions, seal, thread_pool,
+};
 use crate::fault::Fault;
 use crate::job::MapReduce;
 use crate::local::peak_memory_bytes;
@@ -214,7 +217,11 @@ impl<J: MapReduce + Args> JobProcess<J> {
         let (sources, spare_bytes) = Sources::new(mapped.collectors, &partitioner, &settings, pool)?;
         // Half of what is left stays with the allocator's rounding and what reading takes.
         let held_bytes = spare_bytes / threads / 2;
-        let sealed = seal(job, &sources, partitioner.partitions(), held_bytes, &settings, pool, &order.directory.join("map.run"))?;
+        // Sealing makes less of it, if anything.
+        let most_bytes = means.progress.collected_bytes.load(Relaxed);
+        let memory = order.memory.as_ref().filter(|memory| most_bytes <= memory.bytes).map(|memory| memory.path.as_path());
+        let place = Place { path: &order.directory.join("map.run"), memory, held_bytes };
+        let sealed = seal(job, &sources, partitioner.partitions(), &place, &settings, pool)?;
         sources.retire(&settings);
         let set_aside = match mapped.set_aside.records() {
             0 => None,

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::disk::{Disk, MAP_INDEX, MAP_RUN};
+use crate::memory;
 
 /// Connections at once.
 const CONNECTIONS: usize = 256;
@@ -186,7 +187,9 @@ impl Server {
             let Wanted::Data { skip } = request.wanted else { return Ok(Answer::Memory(part)) };
             let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
             let segments = Index::open_part(&part, &index.0, &partitions).and_then(|index| index.segments(partitions));
-            let file = File::open(directory.join(MAP_RUN))?;
+            let run = directory.join(MAP_RUN);
+            memory::check(&run, request.attempt)?;
+            let file = File::open(run)?;
             let pieces = pieces(&segments.map_err(invalid)?, skip);
             // Said before anything is sent: afterwards it could only be a connection that breaks.
             let length = file.metadata()?.len();

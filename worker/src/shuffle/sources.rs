@@ -1,7 +1,7 @@
 //! The sources of a reduce task: which map outputs it reads, who has them, and where their segments can be read.
 //!
 //! ```text
-//! own output, or on a disk that is seen     read in place; the job process checks it while it reads
+//! own output, or on a disk that is seen     read in place, on disk or in memory; the job process checks it while it reads
 //! any other                                 fetched and checked, unless an attempt that failed has done so already
 //! ```
 //! The list of outputs comes from the coordinator in pages, and has a digest that the task's report must carry.
@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 
 use super::fetch::{Fetched, Fetcher, Wish};
 use crate::disk::{self, MAP_INDEX, MAP_RUN};
+use crate::memory;
 
 /// The file of fetched segments, in an attempt's directory.
 const FETCHED: &str = "fetched";
@@ -182,6 +183,7 @@ fn look(outputs: &[(MapOutput, Arc<Holder>)], partitions: &Range<u32>, sight: Si
 fn look_at(output: &MapOutput, holder: &Holder, partitions: &Range<u32>) -> io::Result<(PathBuf, Vec<SourceSegment>)> {
     let directory = disk::attempt_directory(&holder.disk.directory, output.attempt);
     let data = directory.join(MAP_RUN);
+    memory::check(&data, output.attempt)?;
     let partitions = partitions.start as usize..partitions.end as usize;
     let part = index::read_part(&File::open(directory.join(MAP_INDEX))?, partitions.clone())?;
     let segments = Index::open_part(&part, &output.index.0, &partitions).and_then(|index| index.segments(partitions));

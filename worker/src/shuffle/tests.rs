@@ -35,7 +35,7 @@ struct Mapper {
 impl Mapper {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let disk = Arc::new(Disk::open(&directory.path().join("mapper"), None).unwrap());
+        let disk = Arc::new(Disk::open(&directory.path().join("mapper"), None).unwrap().with_memory(1 << 20));
         let (shelf, capability) = (Arc::new(Shelf::default()), Secret::random().unwrap());
         shelf.open(JobId(7), capability);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -65,6 +65,16 @@ impl Mapper {
         self.shelf.put(output.clone());
         output
     }
+}
+
+/// Brings an output into memory, as if it had been written there.
+#[cfg(target_os = "linux")]
+fn into_memory(disk: &Disk, output: &MapOutput) {
+    let run = disk.attempt_directory(output.attempt).join(MAP_RUN);
+    let file = disk.memory().offer(output.attempt, (1, 1)).unwrap();
+    fs::copy(&run, &file.path).unwrap();
+    fs::remove_file(&run).unwrap();
+    disk.memory().settle(output.attempt, &run).unwrap();
 }
 
 fn holder(disk: &Disk, address: SocketAddr, fingerprint: Digest) -> Holder {
@@ -189,6 +199,33 @@ async fn an_output_that_is_gone_or_damaged_is_lost_if_it_is_ones_own_and_what_is
     let mut own = Reducer::new(&mapper, 0..10);
     own.sight.me = mapper.disk.id();
     assert_eq!(own.gather(outputs).await.unwrap_err(), lost(false));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_output_in_memory_is_read_in_place_and_fetched_as_one_on_disk_and_never_taken_for_another() {
+    let mapper = Mapper::new().await;
+    let output = mapper.map(1, 5);
+    let outputs = vec![(output.clone(), Arc::clone(&mapper.holder))];
+    let mut others = Reducer::new(&mapper, 0..PARTITIONS);
+    let fetched = others.gather(outputs.clone()).await.unwrap();
+    into_memory(&mapper.disk, &output);
+    assert_eq!(bytes_of(&others.gather(outputs.clone()).await.unwrap()[0]), bytes_of(&fetched[0]));
+    others.sight.fetch_always = false;
+    let in_place = others.gather(outputs.clone()).await.unwrap();
+    assert!(in_place[0].data.is_symlink());
+    assert_eq!(bytes_of(&in_place[0]), bytes_of(&fetched[0]));
+    // Where it was, another output is now, of which as much could be read.
+    let another = mapper.map(2, 50);
+    mapper.disk.memory().remove(output.attempt);
+    into_memory(&mapper.disk, &another);
+    fs::remove_file(&in_place[0].data).unwrap();
+    let link = fs::read_link(mapper.disk.attempt_directory(another.attempt).join(MAP_RUN)).unwrap();
+    std::os::unix::fs::symlink(link, &in_place[0].data).unwrap();
+    let Err(Fault::FetchFailed { cause, .. }) = others.gather(outputs.clone()).await else { panic!() };
+    assert_eq!(cause, "the output is not there");
+    others.sight.me = mapper.disk.id();
+    assert_eq!(others.gather(outputs).await.unwrap_err(), Fault::OutputLost { output: output.attempt, damaged: false });
 }
 
 #[tokio::test]
