@@ -99,7 +99,8 @@ pub(crate) struct Coordinator {
     secret: Secret,
     identity: Identity,
     spec: Arc<JobSpec>,
-    address: Option<std::net::SocketAddr>,
+    /// Kept over restarts: a port that nobody holds may be somebody else's a moment later.
+    listener: std::net::TcpListener,
     stop: Option<oneshot::Sender<()>>,
     served: Option<tokio::task::JoinHandle<()>>,
 }
@@ -139,6 +140,9 @@ impl Coordinator {
             granted: BTreeMap::new(),
             fences: 0,
         };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
         let mut coordinator = Self {
             directory: directory.to_owned(),
             state: Arc::new(watch::Sender::new(())),
@@ -146,13 +150,13 @@ impl Coordinator {
             secret: Secret::random().unwrap(),
             identity: Identity::generate().unwrap(),
             spec: Arc::new(spec),
-            address: None,
+            listener,
             stop: None,
             served: None,
         };
         coordinator.listen().await;
         let join = JoinFile {
-            address: coordinator.address.unwrap().to_string(),
+            address: address.to_string(),
             fingerprint: coordinator.identity.fingerprint(),
             secret: coordinator.secret,
             role: Role::Worker,
@@ -162,9 +166,7 @@ impl Coordinator {
     }
 
     async fn listen(&mut self) {
-        let address = self.address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
-        let listener = TcpListener::bind(address).await.unwrap();
-        self.address = Some(listener.local_addr().unwrap());
+        let listener = TcpListener::from_std(self.listener.try_clone().unwrap()).unwrap();
         let door = Door {
             tls: self.identity.acceptor().unwrap(),
             secrets: Arc::new(Secrets::new([(Role::Worker, self.secret)])),
