@@ -58,7 +58,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     for row in rows::all(&data, arguments.large)?.into_iter().filter(wanted) {
         match row.lacks(&data)? {
             Some(reason) => eprintln!("{}: left out, {reason}", row.name),
-            None => outcomes.push(measure(row, &data, arguments.rounds)?),
+            None => {
+                let outcome = measure(row, &data, arguments.rounds)?;
+                // The table comes at the end, and that may be an hour away.
+                eprint!("{}", table::line(&outcome));
+                outcomes.push(outcome);
+            }
         }
     }
     print!("{}", table::render(&outcomes));

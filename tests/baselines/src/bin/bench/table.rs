@@ -1,24 +1,18 @@
 //! The table of medians, as Markdown.
 
-use std::fmt::Write;
-
 use crate::Outcome;
 use crate::process::Measured;
 use crate::rows::Goal;
 
 /// One line per row: medians of the fastest limit and of the job, the median of their ratios with its range, and the goals.
 pub fn render(outcomes: &[Outcome]) -> String {
-    let mut table = String::from(
-        "| job | limit | shardmill | ratio (range) | must | aim | peak memory, limit | peak memory, shardmill |\n\
-         |---|---|---|---|---|---|---|---|\n",
-    );
-    for outcome in outcomes {
-        line(&mut table, outcome).expect("a string takes whatever is written to it");
-    }
-    table
+    let head = "| job | limit | shardmill | ratio (range) | must | aim | peak memory, limit | peak memory, shardmill |\n\
+                |---|---|---|---|---|---|---|---|\n";
+    head.to_owned() + &outcomes.iter().map(line).collect::<String>()
 }
 
-fn line(table: &mut String, outcome: &Outcome) -> std::fmt::Result {
+/// The line of one row.
+pub fn line(outcome: &Outcome) -> String {
     let job = seconds(&outcome.job);
     let limit =
         outcome.limits.iter().min_by(|one, two| median(seconds(one)).total_cmp(&median(seconds(two)))).expect("every row has a limit");
@@ -29,9 +23,8 @@ fn line(table: &mut String, outcome: &Outcome) -> std::fmt::Result {
         Goal::Ratio { must, aim } => (verdict(ratio, must, aim), format!("{must} ×"), format!("{aim} ×")),
         Goal::Seconds { must, aim } => (verdict(median(job.clone()), must, aim), time(must), time(aim)),
     };
-    writeln!(
-        table,
-        "| {} | {} | {} | {ratio:.2} ({least:.2}–{most:.2}) {reached} | {must} | {aim} | {} | {} |",
+    format!(
+        "| {} | {} | {} | {ratio:.2} ({least:.2}–{most:.2}) {reached} | {must} | {aim} | {} | {} |\n",
         outcome.row.name,
         time(median(seconds(limit))),
         time(median(job)),
