@@ -333,7 +333,8 @@ impl Control for Call {
         let worker = by_prefix(workers.iter().map(|view| view.worker), &prefix, "worker")?;
         match self.0.driver.ask(move |reply| Event::Drain { reply, worker }).await? {
             Answer::Done => Ok(worker),
-            Answer::Unknown => Err(unknown("worker", worker)),
+            // It was found among those that are remembered.
+            Answer::Unknown => Err(ApiError::Refused { message: format!("worker {worker} has left already") }),
             other => Err(unexpected(&other)),
         }
     }

@@ -235,3 +235,19 @@ fn what_job_processes_write_to_stderr_can_be_read() {
     };
     shardmill_tests::wait_until("the log has come", || logs().contains("obeying !map:fail"));
 }
+
+#[test]
+fn what_a_job_process_that_still_runs_has_written_can_be_read() {
+    let place = Place::new();
+    let cluster = Cluster::start(&place);
+    let _worker = cluster.worker("worker", ONE_THREAD);
+    let gate = Gate::close(&place, "held");
+    let job = submit(&cluster, &place, "out", "!map:gate:held a\n", "");
+    let reached = gate.reached();
+    let logs = || text(&cluster.command("logs").arg(job.to_string()).output().unwrap().stdout);
+    shardmill_tests::wait_until("the log has come", || logs().contains("obeying !map:gate:held"));
+    drop(reached);
+    gate.open();
+    cluster.success(job);
+    assert_eq!(logs().matches("obeying !map:gate:held").count(), 1, "{}", logs());
+}

@@ -17,23 +17,26 @@ use shardmill_datasets::index::Index;
 use shardmill_datasets::manifest::ManifestInput;
 use shardmill_protocol::fault::Breach;
 use shardmill_protocol::process::Order;
-use shardmill_protocol::rpc::api::{ApiError, JobSetup};
+use shardmill_protocol::rpc::api::{ApiError, CHUNK_BYTES, JobSetup};
 use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::slots::{self, Slots};
 use shardmill_protocol::task::MapOutput;
 use shardmill_protocol::{AttemptId, Digest, Failure, Fault, Grant, Outcome, Suspect, Task};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use crate::disk::{self, Disk, MAP_INDEX, MAP_RUN};
 use crate::held::{Stage, Stop};
-use crate::seat;
+use crate::log::Captured;
 use crate::shuffle::fetch::Wish;
 use crate::shuffle::sources::{self, List, ListError, Pages, Sight};
 use crate::worker::Worker;
+use crate::{seat, session};
 
 /// How often it is looked whether what is written still fits.
 const DISK_WATCH: Duration = Duration::from_secs(2);
+/// How often what a job process writes is sent on.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 /// How long the coordinator may take for a page.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Times that a list of sources may change while it is read.
@@ -217,13 +220,22 @@ impl Attempt<'_> {
             }
         }
         let running = process.as_mut().expect("one was started");
+        let stop_telling = stop.clone();
         let stopped = async {
             tokio::select! {
                 fault = stopped(&mut stop) => fault,
                 fault = overflow(&worker.disk) => fault,
             }
         };
-        let result = running.run(&order, |progress| worker.attempts.progress(grant.attempt, progress), stopped).await;
+        let stderr = running.stderr();
+        let over = Notify::new();
+        let running_on = async {
+            let result = running.run(&order, |progress| worker.attempts.progress(grant.attempt, progress), stopped).await;
+            over.notify_one();
+            result
+        };
+        let telling = tell_log(worker, grant.attempt, &stderr, &over, stop_telling);
+        let (result, ()) = tokio::join!(running_on, telling);
         let result = match result {
             Ok(outcome) => check(&worker.disk, &order, outcome, list).await,
             failed => failed,
@@ -237,6 +249,23 @@ impl Attempt<'_> {
                 *process = None;
                 worker.ended(gone);
                 Ended { result: result.map_err(|failure| blame(failure, &order, &setup)), log }
+            }
+        }
+    }
+}
+
+/// Sends on what a job process writes to stderr while it runs, until it is over; the rest is sent before the report.
+async fn tell_log(worker: &Worker, attempt: AttemptId, stderr: &Captured, over: &Notify, mut stop: watch::Receiver<Option<Stop>>) {
+    loop {
+        tokio::select! {
+            () = over.notified() => return,
+            () = tokio::time::sleep(LOG_PAUSE) => {}
+        }
+        for chunk in stderr.take_ahead().chunks(CHUNK_BYTES) {
+            tokio::select! {
+                () = session::tell_log(worker, attempt, chunk) => {}
+                // Nobody waits for a coordinator that is away when there are other things to do.
+                _ = stopped(&mut stop) => return,
             }
         }
     }

@@ -22,6 +22,8 @@ const READS: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     head: Vec<u8>,
+    /// So much of the beginning was taken before its end.
+    taken: usize,
     tail: VecDeque<u8>,
     left_out: u64,
 }
@@ -39,9 +41,16 @@ impl Log {
         self.left_out += (dropped + overhang) as u64;
     }
 
-    /// What is kept, with a line that says how much is not.
-    fn into_bytes(self) -> Vec<u8> {
-        let mut bytes = self.head;
+    /// What has come since it was last asked for, while that is still the beginning.
+    fn take_ahead(&mut self) -> Vec<u8> {
+        let ahead = self.head[self.taken..].to_vec();
+        self.taken = self.head.len();
+        ahead
+    }
+
+    /// What is kept and was not taken ahead, with a line that says how much is not kept.
+    fn into_bytes(mut self) -> Vec<u8> {
+        let mut bytes = self.head.split_off(self.taken);
         if self.left_out > 0 {
             bytes.extend_from_slice(format!("\n[{} bytes are left out here]\n", self.left_out).as_bytes());
         }
@@ -103,6 +112,11 @@ impl Captured {
         self.lock().0.last_lines()
     }
 
+    /// Takes what was written since this was last asked for, and leaves what comes at the end of a long log to [`take`](Self::take).
+    pub(crate) fn take_ahead(&self) -> Vec<u8> {
+        self.lock().0.take_ahead()
+    }
+
     /// Takes what has been written so far; what is written later begins a new log.
     pub(crate) fn take(&self) -> Vec<u8> {
         self.drain();
@@ -129,6 +143,20 @@ mod tests {
         let mut at_once = Log::default();
         at_once.push(&all);
         assert_eq!(at_once.into_bytes(), bytes);
+    }
+
+    #[test]
+    fn what_is_taken_ahead_is_not_taken_again_and_still_quoted() {
+        let mut log = Log::default();
+        log.push(b"one\ntwo\n");
+        assert_eq!(log.take_ahead(), b"one\ntwo\n");
+        assert_eq!(log.take_ahead(), b"");
+        log.push(b"three\n");
+        assert_eq!(log.last_lines(), "one\ntwo\nthree");
+        log.push(&vec![b'x'; KEPT_BYTES]);
+        assert_eq!(log.take_ahead().len(), KEPT_BYTES - b"one\ntwo\n".len());
+        log.push(b"end");
+        assert_eq!(log.into_bytes(), [vec![b'x'; b"one\ntwo\nthree\n".len()], b"end".to_vec()].concat());
     }
 
     #[test]

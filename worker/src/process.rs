@@ -255,6 +255,11 @@ impl Process {
         }
     }
 
+    /// What it writes to stderr.
+    pub(crate) fn stderr(&self) -> Captured {
+        self.stderr.clone()
+    }
+
     /// What it has written since it was last asked: stderr, then stdout if there is any.
     pub fn take_log(&self) -> Vec<u8> {
         let (mut log, stdout) = (self.stderr.take(), self.stdout.take());

@@ -248,17 +248,21 @@ async fn conclude(worker: &Arc<Worker>, grant: &Grant, mut stop: watch::Receiver
     }
 }
 
+/// Sends a piece of an attempt's log.
+pub(crate) async fn tell_log(worker: &Worker, attempt: AttemptId, chunk: &[u8]) {
+    let told = worker.line.call(|live| {
+        let chunk = chunk.to_vec().into();
+        async move { live.client.log_chunk(within(PATIENCE), live.session, attempt, chunk).await }
+    });
+    if let Err(error) = told.await {
+        tracing::debug!(%attempt, %error, "a log is not wanted");
+    }
+}
+
 /// Sends the log, then the report, until they are answered. Nothing if the attempt's job is not known any more.
 async fn report(worker: &Worker, attempt: AttemptId, ended: Ended) -> Option<Verdict> {
     for chunk in ended.log.chunks(CHUNK_BYTES) {
-        let told = worker.line.call(|live| {
-            let chunk = chunk.to_vec().into();
-            async move { live.client.log_chunk(within(PATIENCE), live.session, attempt, chunk).await }
-        });
-        if let Err(error) = told.await {
-            tracing::debug!(%attempt, %error, "a log is not wanted");
-            break;
-        }
+        tell_log(worker, attempt, chunk).await;
     }
     let tell = async |result: &Result<_, _>| {
         let call = worker.line.call(|live| {
