@@ -59,9 +59,10 @@ impl Show {
                 count(plan.shards.len() as u64, "shard"),
                 count(plan.partitions.into(), "partition")
             );
-            if planned.spills_into_memory() {
-                say!("note    {IN_MEMORY}");
-            }
+        }
+        // Beyond any budget, so also said to those who want to hear little.
+        if !self.is_verbose && planned.spills_into_memory() {
+            say!("warning {IN_MEMORY}");
         }
     }
 
@@ -75,7 +76,7 @@ impl Show {
             HumanBytes(planned.budget.merge_bytes as u64)
         );
         if planned.spills_into_memory() {
-            say!("  note        {IN_MEMORY}");
+            say!("  warning     {IN_MEMORY}");
         }
     }
 

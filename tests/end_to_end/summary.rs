@@ -14,7 +14,7 @@ fn told(place: &Place, job: &str, flags: &[&str], code: i32) -> Vec<String> {
     let told = String::from_utf8(ended.stderr).unwrap();
     assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(code), &b""[..]), "{told}");
     // Where the tests themselves are run in memory, there is a line about that.
-    told.lines().filter(|line| !line.trim_start().starts_with("note ")).map(str::to_owned).collect()
+    told.lines().filter(|line| !line.trim_start().starts_with("warning ")).map(str::to_owned).collect()
 }
 
 fn place(text: impl AsRef<[u8]>) -> (Place, PathBuf) {

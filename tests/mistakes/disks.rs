@@ -69,14 +69,12 @@ fn runs_that_would_be_spilled_into_memory_are_told_unless_a_place_for_them_is_gi
         job.stderr
     };
     let (out, deep) = (disk.path().join("out"), disk.path().join("not/there/yet"));
-    for (output, flags) in [(&out, ""), (&deep, ""), (&out, "-v")] {
+    for (output, flags) in [(&out, ""), (&deep, ""), (&out, "-v"), (&out, "-q")] {
         let told = told(output, flags);
         assert!(told.contains("in memory") && told.contains("--temp-dir"), "{flags}: {told}");
     }
-    for (output, flags) in [(&out, "-q"), (&out, &format!("--temp-dir {}", place.path(".").display()))] {
-        let told = told(output, flags);
-        assert!(!told.contains("in memory"), "{flags}: {told}");
-    }
+    let told_with_place = told(&out, &format!("--temp-dir {}", place.path(".").display()));
+    assert!(!told_with_place.contains("in memory"), "{told_with_place}");
     if !Disk::is_memory(&place.path(".")) {
         let told = told(&place.path("out"), "");
         assert!(!told.contains("in memory"), "{told}");
