@@ -95,7 +95,7 @@ pub enum ReadError {
         source: io::Error,
     },
     /// A compressed file expands more than `Limits::expansion` allows.
-    #[error("{} expands to more than {limit} times its size; a limit for decompressed data guards against bombs", path.display())]
+    #[error("{} expands to more than {limit} times its size: if that is no bomb, allow it with --max-expansion", path.display())]
     Bomb {
         /// The file.
         path: PathBuf,

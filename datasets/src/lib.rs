@@ -32,7 +32,7 @@ pub use format::csv::{CsvOptions, CsvState, Dialect};
 pub use format::{Compression, Format, Shape, of_name};
 pub use guard::is_guarded;
 pub use limits::{Limits, Room};
-pub use listing::{Fingerprint, InputFile, ListError, list};
+pub use listing::{Drift, Fingerprint, InputFile, ListError, list};
 pub use manifest::{Digest, Manifest};
 pub use output::{LastingClaim, OutputClaim, PublishError, Published, Replaced};
 pub use place::{is_in_memory, line_of};

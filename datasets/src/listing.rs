@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,20 @@ pub struct InputFile {
     pub compression: Compression,
     /// What it was like when it was listed.
     pub fingerprint: Fingerprint,
+    /// What to do if it is no more like that.
+    pub drift: Drift,
+}
+
+/// What becomes of a run if a file was changed after it was listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Drift {
+    /// It fails.
+    #[default]
+    Fail,
+    /// If the file has as many bytes as before, or more, that is told, and what was listed of it is read. A file that is shorter, or is
+    /// another one by now, is an error all the same.
+    Warn,
 }
 
 /// What tells a file from a changed one.
@@ -95,12 +110,14 @@ impl InputFile {
     pub fn at(path: &Path, format: Option<Format>) -> io::Result<Self> {
         let (named, compression) = of_name(path);
         let fingerprint = Fingerprint::of(&File::open(path)?)?;
-        Ok(Self { path: path.to_owned(), bytes: fingerprint.bytes, format: format.unwrap_or(named), compression, fingerprint })
-    }
-
-    /// Returns the same file with a fingerprint that holds on any machine which sees it.
-    pub fn portable(self) -> Self {
-        Self { fingerprint: self.fingerprint.portable(), ..self }
+        Ok(Self {
+            path: path.to_owned(),
+            bytes: fingerprint.bytes,
+            format: format.unwrap_or(named),
+            compression,
+            fingerprint,
+            drift: Drift::Fail,
+        })
     }
 
     /// Opens the file, and refuses one that changed since it was listed.
@@ -115,7 +132,20 @@ impl InputFile {
         let now = Fingerprint::of(file).map_err(|source| self.io_error(0, source))?;
         match self.fingerprint.difference(&now) {
             None => Ok(()),
+            Some(change) if self.drift == Drift::Warn && now.bytes >= self.bytes && change != Change::Replaced => {
+                self.warn(change);
+                Ok(())
+            }
             Some(change) => Err(ReadError::Changed { path: self.path.clone(), change }),
+        }
+    }
+
+    /// Tells people, once in a process.
+    fn warn(&self, change: Change) {
+        static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+        if TOLD.lock().expect("nothing panics while it holds the names").insert(self.path.clone()) {
+            // Nobody may be there any more to read it.
+            let _ = writeln!(io::stderr(), "warning {}: {change}; what was listed of it is read", self.path.display());
         }
     }
 
@@ -381,6 +411,14 @@ mod tests {
         at(modified);
         assert_eq!(change(), Change::Replaced);
         assert!(InputFile { fingerprint: listed.fingerprint.portable(), ..listed.clone() }.open().is_ok());
+        // Where drift is allowed, a file may have grown or be touched, and no more.
+        let lax = InputFile { drift: Drift::Warn, ..listed.clone() };
+        assert!(matches!(lax.open(), Err(ReadError::Changed { change: Change::Replaced, .. })));
+        let lax = InputFile { fingerprint: listed.fingerprint.portable(), ..lax };
+        fs::write(&path, "a, and more").unwrap();
+        assert!(lax.open().is_ok());
+        fs::write(&path, "").unwrap();
+        assert!(matches!(lax.open(), Err(ReadError::Changed { change: Change::Size { was: 1, is: 0 }, .. })));
         fs::remove_file(&path).unwrap();
         assert!(matches!(listed.open(), Err(ReadError::Open { .. })));
     }

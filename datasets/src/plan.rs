@@ -137,6 +137,14 @@ pub struct Plan {
     grid: Grid,
 }
 
+/// What columns there are.
+fn those(columns: &[String]) -> String {
+    match columns {
+        [] => "no record at its beginning has any: is it of another format?".to_owned(),
+        columns => format!("it has: {}", columns.join(", ")),
+    }
+}
+
 /// Says why there can be no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -195,7 +203,7 @@ pub enum PlanError {
         needed: u64,
     },
     /// A file lacks a column.
-    #[error("{} has no column '{column}'; it has: {}", path.display(), columns.join(", "))]
+    #[error("{} has no column '{column}'; {}", path.display(), those(columns))]
     NoColumn {
         /// The file.
         path: PathBuf,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::format::csv::CsvOptions;
 use crate::format::{Compression, Format};
 use crate::limits::Limits;
+use crate::listing::Drift;
 use crate::sink::OutputFormat;
 
 /// Inputs, output and the flags that decide what a run gives.
@@ -32,6 +33,12 @@ pub struct RunRequest {
     /// The longest line, record or field [default: 16MiB].
     #[cfg_attr(feature = "cli", arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Input"))]
     pub max_record_bytes: Option<u64>,
+    /// How many times its size a compressed file may expand to, above 16 MiB [default: 200].
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Input"))]
+    pub max_expansion: Option<u64>,
+    /// What to do with a file that is changed while it is read: fail, or warn if it has only grown.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", value_enum, default_value_t = Drift::Fail, hide_possible_values = true, help_heading = "Input"))]
+    pub input_drift: Drift,
     /// Set up to this many bad records aside, in _quarantine/, instead of failing.
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t = 0, help_heading = "Input"))]
     pub max_bad_records: u64,
@@ -73,6 +80,8 @@ impl RunRequest {
             input_format: None,
             csv: CsvOptions::default(),
             max_record_bytes: None,
+            max_expansion: None,
+            input_drift: Drift::Fail,
             max_bad_records: 0,
             allow_empty: false,
             output: output.into(),
@@ -100,7 +109,8 @@ impl RunRequest {
     pub fn limits(&self) -> Limits {
         let usual = Limits::default();
         let record_bytes = self.max_record_bytes.map_or(usual.record_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        Limits { record_bytes, field_bytes: record_bytes, ..usual }
+        let expansion = self.max_expansion.unwrap_or(usual.expansion);
+        Limits { record_bytes, field_bytes: record_bytes, expansion, ..usual }
     }
 
     /// Finds an input file that lies in the output and would be replaced with it.

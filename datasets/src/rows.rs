@@ -13,7 +13,7 @@ use crate::guard::guarded;
 use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
-use crate::table::csv::unquote;
+use crate::table::csv::{UNCLOSED, is_unclosed, unquote};
 use crate::table::split::{FieldIndex, Record};
 use crate::table::{TableReader, TableSpec, footer, json};
 use ::csv::{ByteRecord, ErrorKind};
@@ -218,6 +218,10 @@ impl Delimited {
     }
 
     fn row<T: DeserializeOwned>(&mut self, block: &[u8], record: Record) -> Result<T, String> {
+        // Quotes that are not closed before go on to the end of the file.
+        if self.records.len() == 0 && is_unclosed(&block[self.index.last_field(record)], self.dialect.quotes) {
+            return Err(UNCLOSED.to_owned());
+        }
         if record.fields != self.width {
             return Err(format!("{} fields where the file has {} columns", record.fields, self.width));
         }

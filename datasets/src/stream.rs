@@ -12,8 +12,8 @@ use crate::format::Compression;
 use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 
-/// What a stream may expand to whatever its size: the ratio of a tiny file says nothing.
-const FREE_BYTES: u64 = 1 << 20;
+/// What a stream may expand to whatever its size: the ratio of a tiny file says nothing, and so much does no harm.
+const FREE_BYTES: u64 = 16 << 20;
 
 /// A compressed file being read.
 pub(crate) struct Stream {
@@ -96,7 +96,7 @@ impl Stream {
             }
         };
         self.produced += read as u64;
-        let allowed = self.source().consumed.saturating_mul(self.limits.expansion).saturating_add(FREE_BYTES);
+        let allowed = self.source().consumed.saturating_mul(self.limits.expansion).max(FREE_BYTES);
         if self.produced > allowed {
             return Err(ReadError::Bomb { path: input.path.clone(), limit: self.limits.expansion });
         }

@@ -9,6 +9,7 @@ use shardmill_datasets::{ReadError, line_of};
 
 use crate::fault::{BadRecord, Fault};
 use crate::local::RunError;
+use crate::planning::PlanningError;
 
 /// How much of a record is shown.
 const SHOWN_BYTES: usize = 160;
@@ -16,7 +17,7 @@ const SHOWN_BYTES: usize = 160;
 /// The exit code of a failed run.
 pub(crate) fn exit_code(error: &RunError) -> u8 {
     match error {
-        RunError::Fault(Fault::Interrupted) => 130,
+        RunError::Fault(Fault::Interrupted) | RunError::Planning(PlanningError::Interrupted) => 130,
         error if error.is_preflight() => 2,
         _ => 1,
     }
@@ -26,7 +27,9 @@ pub(crate) fn exit_code(error: &RunError) -> u8 {
 pub(crate) fn card(error: &RunError) -> String {
     match error {
         RunError::Fault(Fault::BadRecord(bad)) => bad_record(bad),
-        RunError::Fault(Fault::Interrupted) => "interrupted: temporary files are removed, no output was written\n".to_owned(),
+        RunError::Fault(Fault::Interrupted) | RunError::Planning(PlanningError::Interrupted) => {
+            "interrupted: temporary files are removed, no output was written\n".to_owned()
+        }
         error => {
             let mut card = format!("error: {error}\n");
             let mut source = error.source();
@@ -47,7 +50,7 @@ fn next_step(error: &RunError) -> Option<&'static str> {
     match error {
         RunError::Fault(Fault::DiskFull { .. }) => Some("make room, or spill elsewhere with --temp-dir"),
         // It says itself what would do.
-        RunError::Fault(Fault::Input(ReadError::NoRoom { .. })) => None,
+        RunError::Fault(Fault::Input(ReadError::NoRoom { .. } | ReadError::Bomb { .. })) => None,
         RunError::Fault(Fault::Input(ReadError::RecordTooLong { .. } | ReadError::FieldTooLong { .. })) => {
             Some("allow longer records with --max-record-bytes")
         }

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use shardmill_datasets::manifest::{Digest, ManifestInput};
 use shardmill_datasets::sink::{OutputFormat, SinkSpec};
 use shardmill_datasets::{
-    Draft, Format, ListError, Plan, PlanError, PlanOptions, Projection, ReadError, Room, RunRequest, SchemaRequest, Shape as Kind, Survey,
-    SurveyResult, WriteError, list,
+    Compression, Draft, Format, ListError, Plan, PlanError, PlanOptions, Projection, ReadError, Room, RunRequest, SchemaRequest,
+    Shape as Kind, Survey, SurveyResult, WriteError, list,
 };
 use shardmill_protocol::task::PlanFacts;
 
@@ -53,6 +53,9 @@ pub(crate) enum PlanningError {
     Sink(WriteError),
     #[error(transparent)]
     Budget(#[from] BudgetTooSmall),
+    /// The run was told to stop.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// The job refuses its parameters, or the input's columns.
@@ -77,8 +80,11 @@ pub(crate) fn draft<J: MapReduce>(job: &J, request: &RunRequest, readers: Reader
         Err(ListError::Nothing { .. }) if request.allow_empty => Vec::new(),
         listed => listed?,
     };
-    if readers == Readers::Anywhere {
-        files = files.into_iter().map(|file| file.portable()).collect();
+    for file in &mut files {
+        file.drift = request.input_drift;
+        if readers == Readers::Anywhere {
+            file.fingerprint = file.fingerprint.portable();
+        }
     }
     BudgetTooSmall::check_records(request, &files, room)?;
     let options = PlanOptions {
@@ -109,11 +115,16 @@ pub(crate) fn surveys(
     progress: &Progress,
 ) -> Result<Vec<SurveyResult>, PlanningError> {
     let surveys = draft.surveys()[range].par_iter();
+    let go_on = || if progress.is_interrupted() { Err(PlanningError::Interrupted) } else { Ok(()) };
     let run = |survey: &Survey| {
+        go_on()?;
         progress.steps.fetch_add(1, Relaxed);
-        survey.run(room)
+        Ok(survey.run(room)?)
     };
-    Ok(pool.install(|| surveys.map(run).collect::<Result<_, _>>())?)
+    let results = pool.install(|| surveys.map(run).collect());
+    // Even if there was nothing to look at.
+    go_on()?;
+    results
 }
 
 /// Makes the plan of what all surveys have found, and checks everything that can be checked before work begins. The job is bound then.
@@ -266,14 +277,18 @@ impl std::fmt::Display for JobPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let input = &self.input;
         writeln!(f, "plan")?;
-        writeln!(f, "  input       {} in {} files", HumanBytes(input.input_bytes), input.files.len())?;
+        let files = input.files.len();
+        writeln!(f, "  input       {} in {files} file{}", HumanBytes(input.input_bytes), if files == 1 { "" } else { "s" })?;
         for file in input.files.iter().take(TOLD_FILES) {
-            let (format, compression) = (file.file.format, file.file.compression);
-            let bytes = HumanBytes(file.file.bytes);
-            writeln!(f, "              {} ({format}, {compression:?}, {bytes})", file.file.path.display())?;
+            let (format, bytes) = (file.file.format, HumanBytes(file.file.bytes));
+            let compression = match file.file.compression {
+                Compression::None => String::new(),
+                compression => format!("{compression}, "),
+            };
+            writeln!(f, "              {} ({format}, {compression}{bytes})", file.file.path.display())?;
         }
-        if input.files.len() > TOLD_FILES {
-            writeln!(f, "              and {} more", input.files.len() - TOLD_FILES)?;
+        if files > TOLD_FILES {
+            writeln!(f, "              and {} more", files - TOLD_FILES)?;
         }
         if let Some(schema) = &input.schema {
             writeln!(f, "  columns     {}", told(schema))?;

@@ -53,11 +53,17 @@ fn compressed_text_that_is_damaged_is_an_error_and_no_output() {
 #[test]
 fn a_file_that_expands_without_end_is_stopped() {
     let place = Place::new();
-    // Nested once more: a megabyte of zeros is a kilobyte of gzip, and bzip2 packs zeros a hundred thousand times.
-    let zeros = "\0".repeat(200 << 20);
-    let input = place.write("bomb.bz2", bzip2(&[&zeros]));
-    let told = Job::new("word-count", &place.path("out")).input(&input).run().failure(1);
-    assert!(told.contains("bomb.bz2") && told.contains("times its size"), "{told}");
+    // What gzip packs hundreds of times and bzip2 a hundred thousand times.
+    let word = "0".repeat(1023);
+    let zeros = format!("{word}\n").repeat(20 << 10);
+    for (name, content) in [("bomb.gz", gzip(&[&zeros])), ("bomb.bz2", bzip2(&[&zeros]))] {
+        let input = place.write(name, content);
+        let job = || Job::new("word-count", &place.path("out")).input(&input).with("--overwrite");
+        let told = job().run().failure(1);
+        assert!(told.contains(name) && told.contains("200 times its size") && told.contains("--max-expansion"), "{told}");
+        let (_, output) = job().with("--max-expansion 100000").run().success();
+        assert_eq!(output.text(), format!("word,count\n{word},20480\n"));
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use shardmill_datasets::RunRequest;
+use shardmill_datasets::{Drift, RunRequest};
 use shardmill_protocol::fault::{BadRecord, Breach, Fault, Suspect};
 use shardmill_protocol::process::{FromProcess, MemoryFile, SourceEntry, ToProcess, read_message, write_message};
 use shardmill_protocol::slots;
@@ -272,6 +272,22 @@ fn inputs_and_staged_files_that_are_not_what_they_were_are_told_apart() {
     assert_eq!(fault(&mut supervisor, 0..4), Fault::InputChanged { path: input.clone() });
     fs::remove_file(&input).unwrap();
     assert!(matches!(fault(&mut supervisor, 0..4), Fault::InputMissing { path, .. } if path == input));
+}
+
+#[test]
+fn an_input_that_grows_is_read_as_it_was_listed_where_that_is_allowed() {
+    let place = Place::new();
+    let text = lines(40).concat();
+    let input = place.write("input", &text);
+    let request = RunRequest { input_drift: Drift::Warn, ..request(&place, 100, 1) };
+    let mut supervisor = Supervisor::new(&program("word-count"), &place.path("cluster"), &request, &[], WHOLE);
+    let (plan, ..) = supervisor.plan();
+    let before = supervisor.map(&plan, 0..4);
+    fs::write(&input, text.clone() + "and more\n").unwrap();
+    assert_eq!(supervisor.map(&plan, 0..4).index, before.index);
+    fs::write(&input, &text[1..]).unwrap();
+    let order = supervisor.order(Task::Map(0..4), vec![plan.clone()], None);
+    assert_eq!(supervisor.process().run(order).0.unwrap_err().fault, Fault::InputChanged { path: input.clone() });
 }
 
 #[test]

@@ -224,7 +224,9 @@ fn types_are_inferred_from_the_first_records_of_the_first_files() {
     let plan = planned(&files[1..2], asked("n")).unwrap();
     assert_eq!(plan.schema, Some(Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]))));
     let message = planned(&files[1..2], asked("m")).unwrap_err().to_string();
-    assert!(message.contains("b.jsonl has no column 'm'"), "{message}");
+    assert!(message.contains("b.jsonl has no column 'm'; it has: "), "{message}");
+    let message = planned(&[("c.jsonl", b"no JSON at all\n")], asked("m")).unwrap_err().to_string();
+    assert!(message.ends_with("c.jsonl has no column 'm'; no record at its beginning has any: is it of another format?"), "{message}");
 }
 
 #[test]

@@ -8,8 +8,9 @@
 //! of any other type. So with every column read as text, a table loses nothing of a row but its way of quoting: a sink that
 //! writes nulls as nothing and empty strings as `""` gives back each field, and each null, as it was.
 //!
-//! **Bad rows.** A record with too few or too many fields, and one with a value that its column cannot hold exactly, is set
-//! aside with its bytes and the cause; the batch goes on without it. Nothing is rounded, cut off or replaced.
+//! **Bad rows.** A record with too few or too many fields, one that ends with the file and within quotes, and one with a value that
+//! its column cannot hold exactly, is set aside with its bytes and the cause; the batch goes on without it. Nothing is rounded, cut off
+//! or replaced.
 
 mod dictionary;
 
@@ -34,7 +35,7 @@ use std::sync::Arc;
 pub(crate) fn unquote<'a>(raw: &'a [u8], quotes: bool, scratch: &'a mut Vec<u8>) -> &'a [u8] {
     let (true, Some(inner)) = (quotes, raw.strip_prefix(b"\"")) else { return raw };
     match memchr::memchr(b'"', inner) {
-        None => return inner, // never closed: the file ends within it
+        None => return inner, // never closed: see `is_unclosed`
         Some(at) if at + 1 == inner.len() => return &inner[..at],
         Some(_) => {}
     }
@@ -54,6 +55,21 @@ pub(crate) fn unquote<'a>(raw: &'a [u8], quotes: bool, scratch: &'a mut Vec<u8>)
     }
     scratch.extend_from_slice(rest);
     scratch
+}
+
+/// What is wrong with the last record of a file that ends within a quoted field: who knows what else was swallowed by it.
+pub(crate) const UNCLOSED: &str = "a quote is opened in its last field and never closed; --csv-quotes none takes quotes as they are";
+
+/// Whether a field opens a quote and never closes it.
+pub(crate) fn is_unclosed(raw: &[u8], quotes: bool) -> bool {
+    let (true, Some(mut rest)) = (quotes, raw.strip_prefix(b"\"")) else { return false };
+    while let Some(at) = memchr::memchr(b'"', rest) {
+        match rest[at + 1..].strip_prefix(b"\"") {
+            Some(after) => rest = after,
+            None => return false,
+        }
+    }
+    true
 }
 
 /// What became of one block.
@@ -121,11 +137,18 @@ impl CsvDecoder {
         self.index.fill(padded, length, self.dialect);
         let mut records = 0;
         self.firsts.clear();
+        let mut last = None;
         for record in self.index.records() {
             records += 1;
+            last = Some(record);
             if record.fields == self.width {
                 self.firsts.push(record.first);
             }
+        }
+        // Quotes that are not closed before go on to the end of the file.
+        let unclosed = last.filter(|&record| is_unclosed(&padded[..length][self.index.last_field(record)], self.dialect.quotes));
+        if unclosed.is_some_and(|record| record.fields == self.width) {
+            self.firsts.pop();
         }
         let mut bad_cells = Vec::new();
         let fields = self.schema.fields().iter().zip(&self.positions).zip(&mut self.dictionaries).enumerate();
@@ -144,22 +167,24 @@ impl CsvDecoder {
         if bad_cells.is_empty() && self.firsts.len() as u64 == records {
             return Decoded { batch, records, bad: Vec::new() };
         }
-        let bad = self.set_aside(&padded[..length], &mut bad_cells, first_record, offset);
+        let bad = self.set_aside(&padded[..length], &mut bad_cells, unclosed, first_record, offset);
         let mut kept = vec![true; batch.num_rows()];
         bad_cells.iter().for_each(|cell| kept[cell.row] = false);
         let batch = filter_record_batch(&batch, &BooleanArray::from(kept)).expect("one flag per row");
         Decoded { batch, records, bad }
     }
 
-    /// The bad rows in order: those with the wrong number of fields, and those with a value that was refused.
-    fn set_aside(&self, block: &[u8], cells: &mut Vec<BadCell>, first_record: u64, offset: u64) -> Vec<BadRow> {
+    /// The bad rows in order: those with the wrong number of fields, those with a value that was refused, and one that is not closed.
+    fn set_aside(&self, block: &[u8], cells: &mut Vec<BadCell>, unclosed: Option<Record>, first_record: u64, offset: u64) -> Vec<BadRow> {
         cells.sort_unstable_by_key(|cell| (cell.row, cell.column));
         cells.dedup_by_key(|cell| cell.row); // the first cause is enough
         let mut cells = cells.iter().peekable();
         let mut row = 0;
         let mut bad = Vec::new();
         for (record, number) in self.index.records().zip(first_record..) {
-            let cause = if record.fields == self.width {
+            let cause = if unclosed == Some(record) {
+                Some(UNCLOSED.to_owned())
+            } else if record.fields == self.width {
                 row += 1;
                 cells.next_if(|cell| cell.row + 1 == row).map(|cell| self.refusal(block, record, cell.column))
             } else {
@@ -507,21 +532,43 @@ mod tests {
         assert_eq!(decoded.bad[0].record, 1);
     }
 
+    /// Whether what is put behind a block would still belong to its last record.
+    fn ends_in_quotes(block: &[u8]) -> bool {
+        let records =
+            |block: &[u8]| ::csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(block).byte_records().count();
+        records(&[block, b"\nx"].concat()) == records(block)
+    }
+
     /// What the csv crate and plain parsing make of the same block.
     fn naive(block: &[u8]) -> (Vec<Vec<Option<String>>>, Vec<u64>) {
         let mut reader = ::csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(block);
         let (mut rows, mut bad) = (Vec::new(), Vec::new());
-        for (number, record) in (10..).zip(reader.byte_records()) {
-            let record = record.unwrap();
+        let mut records = reader.byte_records().map(Result::unwrap).zip(10..).peekable();
+        while let Some((record, number)) = records.next() {
             let text = record.get(0).and_then(|text| String::from_utf8(text.to_vec()).ok());
             let number_field = record.get(1).map(|text| std::str::from_utf8(text).unwrap_or("x"));
+            let is_last = records.peek().is_none();
             match (record.len(), text, number_field.map(|text| (text, text.parse::<i64>().ok()))) {
+                _ if is_last && ends_in_quotes(block) => bad.push(number),
                 (2, Some(text), Some((_, Some(value)))) => rows.push(vec![Some(text), Some(value.to_string())]),
                 (2, Some(text), Some(("", None))) => rows.push(vec![Some(text), None]),
                 _ => bad.push(number),
             }
         }
         (rows, bad)
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_makes_the_last_record_bad_however_many_fields_it_has() {
+        for block in ["a,1\n\"b\n,2\nc,3\n", "a,1\nb,\"2\nc,3", "a,1\nb,\"", "a,1\nb,\"2\"\"\n", "a,1\nb,2,\"\"\"\n"] {
+            let decoded = decode("a: text, n: text", &["a", "n"], block.as_bytes());
+            assert_eq!(cells(&decoded).concat(), some(&["a", "1"]), "{block}");
+            let bad: Vec<_> = decoded.bad.iter().map(|bad| (bad.record, bad.offset, bad.cause.as_str())).collect();
+            assert_eq!((bad, decoded.records), (vec![(11, 1004, UNCLOSED)], 2), "{block}");
+        }
+        for closed in ["a,1\nb,\"2\"", "a,1\nb,\"2\"\"\"\n", "a,1\nb,\"2\"x\"", "a,1\nb,2\"\n"] {
+            assert_eq!(decode("a: text, n: text", &["a", "n"], closed.as_bytes()).bad, [], "{closed}");
+        }
     }
 
     proptest! {

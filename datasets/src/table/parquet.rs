@@ -18,7 +18,7 @@ use crate::error::ReadError;
 use crate::listing::InputFile;
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use ::parquet::basic::{Encoding, Type};
+use ::parquet::basic::{Compression, Encoding, Type};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -40,8 +40,8 @@ pub(crate) fn footer(file: &InputFile) -> Result<(SchemaRef, Vec<Group>), ReadEr
     Ok((metadata.schema().clone(), groups.collect()))
 }
 
-/// Refuses a file that has a page of more than `limit` bytes, uncompressed, in one of `columns` (all, where none are given). Returns
-/// at most how many bytes must be held at once to read them.
+/// Refuses a file that has a page of more than `limit` bytes, uncompressed, in one of `columns` (all, where none are given), or one that
+/// cannot be decompressed. Returns at most how many bytes must be held at once to read them.
 pub(crate) fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u64) -> Result<u64, ReadError> {
     let handle = file.open()?;
     let metadata = load(file, &handle)?;
@@ -49,6 +49,16 @@ pub(crate) fn check_pages(file: &InputFile, columns: Option<&[String]>, limit: u
     for (number, group) in metadata.metadata().row_groups().iter().enumerate() {
         let mut held = batch_bytes(group, columns);
         for chunk in chunks(group, columns) {
+            let unknown = match chunk.compression() {
+                Compression::BROTLI(_) => Some("Brotli"),
+                Compression::LZO => Some("LZO"),
+                _ => None,
+            };
+            if let Some(codec) = unknown {
+                let column = root(chunk);
+                let detail = format!("column '{column}' is compressed with {codec}: only snappy, gzip, zstd and lz4 can be read");
+                return Err(malformed(file, chunk.byte_range().0, detail));
+            }
             let whole = chunk.uncompressed_size().cast_unsigned();
             // As a page and as a dictionary it can be counted twice, but no more.
             held += 2 * whole;

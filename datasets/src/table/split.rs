@@ -103,7 +103,12 @@ impl FieldIndex {
 
     /// Where a whole record lies, without its terminator.
     pub(crate) fn record_bounds(&self, record: Record) -> Range<usize> {
-        self.bounds(record.first, 0).start..self.bounds(record.first, record.fields - 1).end
+        self.bounds(record.first, 0).start..self.last_field(record).end
+    }
+
+    /// Where the last field of a record lies, quotes included.
+    pub(crate) fn last_field(&self, record: Record) -> Range<usize> {
+        self.bounds(record.first, record.fields - 1)
     }
 
     fn fill_fast(&mut self, padded: &[u8], length: usize, dialect: Dialect) -> bool {

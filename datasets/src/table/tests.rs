@@ -245,6 +245,33 @@ fn large_parquet_pages_are_refused_by_name_and_small_ones_pass() {
 }
 
 #[test]
+fn a_parquet_column_that_cannot_be_decompressed_is_refused_by_name_and_the_others_pass() {
+    use ::parquet::basic::Compression;
+    use ::parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
+    let column = || Arc::new((0..40).map(i64::from).collect::<Int64Array>()) as ArrayRef;
+    let file = parquet_file(&RecordBatch::try_from_iter([("n", column()), ("m", column())]).unwrap(), 10, false);
+    let mut bytes = std::fs::read(&file.path).unwrap();
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&File::open(&file.path).unwrap()).unwrap();
+    let mut changed = metadata.clone().into_builder();
+    for (number, group) in changed.take_row_groups().into_iter().enumerate() {
+        let mut chunks = group.columns().to_vec();
+        if number == 2 {
+            let brotli = Compression::BROTLI(Default::default());
+            chunks[1] = chunks[1].clone().into_builder().set_compression(brotli).build().unwrap();
+        }
+        changed = changed.add_row_group(group.into_builder().set_column_metadata(chunks).build().unwrap());
+    }
+    let length = u32::from_le_bytes(*bytes[..bytes.len() - 4].last_chunk().unwrap()) as usize;
+    bytes.truncate(bytes.len() - 8 - length);
+    ParquetMetaDataWriter::new(&mut bytes, &changed.build()).finish().unwrap();
+    std::fs::write(&file.path, bytes).unwrap();
+    let input = InputFile::at(&file.path, None).unwrap();
+    let error = check_pages(&input, None, 1 << 20).unwrap_err().to_string();
+    assert!(error.contains("column 'm' is compressed with Brotli: only snappy, gzip, zstd and lz4"), "{error}");
+    assert!(check_pages(&input, Some(&["n".to_owned()]), 1 << 20).is_ok());
+}
+
+#[test]
 fn a_page_of_each_column_counts_as_what_is_held_at_once() {
     let text = |column: usize| Arc::new((0..4000).map(|n| Some(format!("{n:0>100} {column:0>2}"))).collect::<StringArray>()) as ArrayRef;
     let file = parquet_file(&RecordBatch::try_from_iter((0..30).map(|at| (format!("c{at}"), text(at)))).unwrap(), 10_000, false);

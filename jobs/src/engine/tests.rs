@@ -294,19 +294,7 @@ fn progress_is_counted_in_bytes_as_they_lie_in_the_file() {
     for (name, content) in [("text.txt.gz", &gzip), ("text.txt", &plain)] {
         let input = directory.path().join(name);
         std::fs::write(&input, content).unwrap();
-        let options = Options {
-            request: RunRequest {
-                overwrite: true,
-                shard_bytes: Some(1_000),
-                ..RunRequest::new([input.display().to_string()], directory.path().join("out"))
-            },
-            threads: 2,
-            memory_bytes: Some(64 << 20),
-            temp_directory: None,
-            durable: false,
-            tight: None,
-            is_reference: false,
-        };
+        let options = options(&input, &directory.path().join("out"));
         let progress = Arc::new(Progress::default());
         let summary = Planned::new("test", Gather { by_range: false }, options, Arc::clone(&progress)).unwrap().run(|_, _| {}).unwrap();
         assert_eq!(summary.input_records, 2_000);
@@ -314,6 +302,32 @@ fn progress_is_counted_in_bytes_as_they_lie_in_the_file() {
         // Pairs in memory are shared out evenly over the partitions.
         assert_eq!(progress.reduced_bytes.load(Relaxed), progress.collected_bytes.load(Relaxed));
     }
+}
+
+fn options(input: &Path, output: &Path) -> Options {
+    Options {
+        request: RunRequest { overwrite: true, shard_bytes: Some(1_000), ..RunRequest::new([input.display().to_string()], output) },
+        threads: 2,
+        memory_bytes: Some(64 << 20),
+        temp_directory: None,
+        durable: false,
+        tight: None,
+        is_reference: false,
+    }
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_while_it_looks_at_its_input_does_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("text.txt");
+    std::fs::write(&input, "to be\n").unwrap();
+    let progress = Arc::new(Progress::default());
+    progress.interruption().store(true, Relaxed);
+    let Err(error) = Planned::new("test", Gather { by_range: false }, options(&input, &directory.path().join("out")), progress) else {
+        panic!("it goes on");
+    };
+    assert_eq!(crate::card::exit_code(&error), 130);
+    assert_eq!(crate::card::card(&error), "interrupted: temporary files are removed, no output was written\n");
 }
 
 /// Puts the records of a file in order.

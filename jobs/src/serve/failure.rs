@@ -43,6 +43,7 @@ pub(super) fn failure(error: TaskError, memory_bytes: u64) -> Failure {
         TaskError::Panicked(_) => fault::Fault::Panicked { phase: Phase::Engine, cause: message },
         TaskError::Planning(PlanningError::Survey(error) | PlanningError::Plan(PlanError::Read(error))) => of_input(error),
         TaskError::Planning(PlanningError::List(ListError::Io { path, .. })) => fault::Fault::InputMissing { path, cause: message },
+        TaskError::Planning(PlanningError::Interrupted) => fault::Fault::Cancelled,
         TaskError::Planning(
             PlanningError::List(_)
             | PlanningError::Plan(_)
@@ -85,7 +86,8 @@ fn of_record(BadRecord { shard, record, offset, file, cause, mut bytes }: BadRec
 fn of_input(error: ReadError) -> fault::Fault {
     let (path, cause): (PathBuf, String) = (error.path().to_owned(), told(&error));
     match error {
-        ReadError::Open { .. } | ReadError::Io { .. } => fault::Fault::InputMissing { path, cause },
+        ReadError::Open { source, .. } => fault::Fault::InputMissing { path, cause: source.to_string() },
+        ReadError::Io { .. } => fault::Fault::InputMissing { path, cause },
         ReadError::Changed { .. } => fault::Fault::InputChanged { path },
         ReadError::RecordTooLong { .. }
         | ReadError::FieldTooLong { .. }
