@@ -162,12 +162,21 @@ impl Program {
         Ok(description)
     }
 
-    /// Lets the job look at its parameters, without any data.
-    pub(crate) async fn check(&self, name: &str, input: &str, output: &Path, parameters: &[String]) -> Result<(), ProgramError> {
+    /// Lets the job look at its parameters, without any data. If they ask for its help or its version, that is the answer.
+    pub(crate) async fn check(
+        &self,
+        name: &str,
+        input: &str,
+        output: &Path,
+        parameters: &[String],
+    ) -> Result<Option<Vec<u8>>, ProgramError> {
         let (path, arguments) = self.command()?;
         let flags: [OsString; 5] = ["check".into(), "--input".into(), input.into(), "--output".into(), output.into()];
         let said = ask(&path, arguments.into_iter().chain(flags).chain(parameters.iter().map(OsString::from))).await?;
-        if said.code == Some(0) { Ok(()) } else { Err(ProgramError::Parameters { name: name.to_owned(), said: said.stderr }) }
+        match said.code {
+            Some(0) => Ok(Some(said.stdout).filter(|answer| !answer.is_empty())),
+            _ => Err(ProgramError::Parameters { name: name.to_owned(), said: said.stderr }),
+        }
     }
 
     /// What is started to ask it something, and the arguments before the question.

@@ -79,7 +79,7 @@ impl Submit {
             return submit(&find, submission, on_interrupt).await;
         }
         let say = Say::new(submission.quiet, submission.verbose);
-        let (_, job) = start(&find, submission, &say).await?;
+        let Some((_, job)) = start(&find, submission, &say).await? else { return Ok(0) };
         match shown.format {
             Format::Text => print(format!("{job}\n")),
             Format::Json => print_json(&serde_json::json!({ "job": job })),
@@ -91,21 +91,24 @@ impl Submit {
 /// Submits a job and follows it to its end; the answer is the exit code.
 pub(crate) async fn submit(find: &Find, submission: Submission, on_interrupt: OnInterrupt) -> Result<u8, ClientError> {
     let (say, shown) = (Say::new(submission.quiet, submission.verbose), submission.shown);
-    let (coordinator, job) = start(find, submission, &say).await?;
+    let Some((coordinator, job)) = start(find, submission, &say).await? else { return Ok(0) };
     say.line(&format!("job     {job}"));
     // An interrupt from here on means the job; one that came before has ended this process.
     let interrupts = Interrupts::new()?;
     follow(coordinator, find, job, interrupts, on_interrupt, &say, shown).await
 }
 
-/// Submits a job.
-async fn start(find: &Find, submission: Submission, say: &Say) -> Result<(Coordinator, JobId), ClientError> {
+/// Submits a job; not if its parameters only ask what parameters it has, and that was answered.
+async fn start(find: &Find, submission: Submission, say: &Say) -> Result<Option<(Coordinator, JobId)>, ClientError> {
     let Submission { job, request, bin, key, no_durable, quiet, parameters, .. } = submission;
     let request = preflight::check(request, key.is_some())?;
     let mut coordinator = Coordinator::reach(find, Role::Submit, say).await?;
     let program = Program::of(&job, bin.as_deref(), quiet)?;
     let description = program.describe().await?;
-    program.check(&description.name, &request.inputs[0], &request.output, &parameters).await?;
+    if let Some(answer) = program.check(&description.name, &request.inputs[0], &request.output, &parameters).await? {
+        print(answer);
+        return Ok(None);
+    }
     let program = match program {
         Program::Bundled(name) => Runs::Bundled(name),
         Program::Executable(path) => {
@@ -131,5 +134,5 @@ async fn start(find: &Find, submission: Submission, say: &Say) -> Result<(Coordi
         request: postcard::to_stdvec(&request).expect("a request is plain data, and its paths are text"),
     };
     let job = coordinator.patiently(async |client| client.submit(within(CALL), spec.clone()).await).await?;
-    Ok((coordinator, job))
+    Ok(Some((coordinator, job)))
 }

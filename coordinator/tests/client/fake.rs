@@ -316,6 +316,7 @@ fn main() {
             eprintln!("error: there is no parameter --bad");
             std::process::exit(2);
         }
+        "check" if arguments.iter().any(|argument| argument == "--help") => println!("parameters: --bad"),
         "check" => assert!(arguments[1] == "--input" && arguments[3] == "--output"),
         other => panic!("{other}"),
     }

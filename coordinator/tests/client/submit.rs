@@ -136,6 +136,18 @@ fn what_is_wrong_is_found_before_anything_is_uploaded() {
 }
 
 #[test]
+fn a_job_that_is_asked_for_its_help_gives_it_and_is_not_submitted() {
+    let fake = Fake::start();
+    for more in [&["--", "--help"][..], &["--detach", "--", "--help"]] {
+        let told = submit(&fake, more);
+        assert_eq!(ended(&told, 0), "");
+        assert_eq!(out(&told), "parameters: --bad\n");
+    }
+    let world = fake.world.told.lock().unwrap();
+    assert!(world.chunks.is_empty() && world.specs.is_empty());
+}
+
+#[test]
 fn a_refusal_by_the_coordinator_is_shown_as_it_is() {
     let fake = Fake::start();
     let message = "output /out is being written by job 7".to_owned();
