@@ -27,6 +27,8 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Debug;
+
 use bumpalo::Bump;
 
 pub use compound::Descending;
@@ -49,8 +51,9 @@ pub use compound::Descending;
 /// # Ok::<(), shardmill::key::KeyError>(())
 /// ```
 pub trait Key: 'static {
-    /// The key as it is emitted and reduced: `&str` for `String`, `&[u8]` for `Vec<u8>`, the value itself for numbers.
-    type Ref<'a>: Copy;
+    /// The key as it is emitted and reduced: `&str` for `String`, `&[u8]` for `Vec<u8>`, the value itself for numbers. A group that
+    /// `reduce` fails on is told as it shows itself.
+    type Ref<'a>: Copy + Debug;
 
     /// Appends the encoding for a key that others follow: order-preserving and prefix-free.
     fn encode_part(key: Self::Ref<'_>, out: &mut Vec<u8>);

@@ -176,3 +176,13 @@ fn a_sum_that_does_not_fit_is_an_error_and_not_another_number() {
     let told = job.run().failure(1);
     assert!(told.contains("total") && told.contains("overflow") && told.contains("large"), "{told}");
 }
+
+#[test]
+fn a_group_whose_sum_overflows_is_named_by_its_columns() {
+    let place = Place::new();
+    let most = "9".repeat(38);
+    let input = place.write("sums.csv", format!("city,kind,n,d\nGent,a,1,{most}\nFaro,,7,{most}\nFaro,,7,1\n"));
+    let job = Job::new("aggregate", &place.path("out")).input(&input).with("--group-by city,kind,n");
+    let told = job.arg("--aggregate=sum(d) as total").arg("--schema=d: decimal(38,0)").run().failure(1);
+    assert!(told.contains("`total` overflows in the group city = Faro, kind = null, n = 7: it has more than 38 digits"), "{told}");
+}

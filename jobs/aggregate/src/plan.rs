@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
 
 use crate::accumulate::{Aggregate, Input, Layout};
 use crate::column::Column;
@@ -133,14 +134,28 @@ impl Rows {
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {
     /// An exact result has more than 38 digits.
-    #[error("`{column}` overflows: it has more than 38 digits")]
+    #[error("`{column}` overflows{group}: it has more than 38 digits")]
     Overflow {
         /// The name of the column.
         column: String,
+        /// Where: " in the group city = Gent", or nothing where there are no groups.
+        group: String,
     },
     /// The key is none of this plan's.
     #[error(transparent)]
     Key(#[from] KeyError),
+}
+
+/// Names the group that was read last, by the columns in front; they are empty then.
+fn last_group(schema: &Schema, groups: &mut [Column]) -> String {
+    let values = groups.iter_mut().zip(schema.fields()).map(|(column, field)| {
+        let values = column.take();
+        let last = values.len() - 1;
+        let value = if values.is_null(last) { Ok("null".to_owned()) } else { array_value_to_string(&values, last) };
+        format!("{} = {}", field.name(), value.unwrap_or_default())
+    });
+    let values: Vec<String> = values.collect();
+    if values.is_empty() { String::new() } else { format!(" in the group {}", values.join(", ")) }
 }
 
 /// Finished groups, gathered into batches.
@@ -158,7 +173,11 @@ impl Results {
         let group_count = self.plan.groups.len();
         let (groups, results) = self.columns.split_at_mut(group_count);
         read_key(key, &self.plan.kinds[..group_count], groups)?;
-        let overflowed = |number: usize| ResultError::Overflow { column: self.plan.schema.field(group_count + number).name().clone() };
+        let schema = &self.plan.schema;
+        let overflowed = |number: usize| ResultError::Overflow {
+            column: schema.field(group_count + number).name().clone(),
+            group: last_group(schema, groups),
+        };
         self.plan.layout.finish(states, &mut self.offsets, results).map_err(overflowed)?;
         self.count += 1;
         Ok(())

@@ -1,5 +1,6 @@
 //! Reducing: the groups of each partition go through `reduce`, and what it writes becomes a part.
 
+use std::any::TypeId;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -304,15 +305,15 @@ impl Watch<'_> {
 
 /// Runs `reduce` for `key`; a panic that leaves it leaves the key in `left`. Costs nothing where there is none.
 #[inline(always)]
-fn reducing<T>(key: &[u8], left: &Cell<Option<String>>, reduce: impl FnOnce() -> T) -> T {
-    struct Leaving<'a>(&'a [u8], &'a Cell<Option<String>>);
+fn reducing<T>(key: &[u8], show: fn(&[u8]) -> String, left: &Cell<Option<String>>, reduce: impl FnOnce() -> T) -> T {
+    struct Leaving<'a>(&'a [u8], fn(&[u8]) -> String, &'a Cell<Option<String>>);
     impl Drop for Leaving<'_> {
         #[cold]
         fn drop(&mut self) {
-            self.1.set(Some(show_key(self.0)));
+            self.2.set(Some((self.1)(self.0)));
         }
     }
-    let leaving = Leaving(key, left);
+    let leaving = Leaving(key, show, left);
     let result = reduce();
     std::mem::forget(leaving);
     result
@@ -341,7 +342,7 @@ fn reduce_partition<J: MapReduce>(
                 return Err(Fault::Interrupted);
             }
         }
-        let outcome = reducing(bytes, left, || {
+        let outcome = reducing(bytes, show_key::<J::Key>, left, || {
             let key = J::Key::decode(bytes, &scratch)?;
             let mut output = Output { part: &mut part, state: &mut state, fault };
             job.reduce(key, values, &mut output)
@@ -352,7 +353,7 @@ fn reduce_partition<J: MapReduce>(
         if scratch.allocated_bytes() > 0 {
             scratch.reset();
         }
-        outcome.map_err(|error| Fault::ReduceFailed { key: show_key(bytes), cause: error.to_string() })
+        outcome.map_err(|error| Fault::ReduceFailed { key: show_key::<J::Key>(bytes), cause: error.to_string() })
     })?;
     let mut output = Output::<J> { part: &mut part, state: &mut state, fault };
     let ended = <J::Output as OutputType<J>>::end(&mut output);
@@ -366,11 +367,36 @@ fn reduce_partition<J: MapReduce>(
     Ok(summary)
 }
 
-/// A key for a person: as text where it is some, else in hexadecimal.
-fn show_key(bytes: &[u8]) -> String {
-    let shown = &bytes[..bytes.len().min(200)];
-    match std::str::from_utf8(shown) {
-        Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),
-        _ => shown.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+/// So much of a key is shown, in bytes or characters.
+const SHOWN: usize = 200;
+
+/// A key for a person: as its type shows itself. Plain bytes, and what is no key, as text where it is some, else in hexadecimal.
+fn show_key<K: Key>(bytes: &[u8]) -> String {
+    let scratch = Bump::new();
+    match K::decode(bytes, &scratch) {
+        Ok(key) if TypeId::of::<K>() != TypeId::of::<Vec<u8>>() => format!("{key:?}").chars().take(SHOWN).collect(),
+        _ => match std::str::from_utf8(&bytes[..bytes.len().min(SHOWN)]) {
+            Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),
+            _ => bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_shown_as_what_it_is() {
+        let shown = |key: &[u8]| show_key::<Vec<u8>>(key);
+        assert_eq!((shown(b"some text"), shown(b"\0\xff")), ("\"some text\"".to_owned(), "00 ff".to_owned()));
+        assert_eq!(show_key::<String>(b"one\ntwo"), "\"one\\ntwo\"");
+        let mut key = Vec::new();
+        <(String, i64) as Key>::encode(("Gent", -3), &mut key);
+        assert_eq!(show_key::<(String, i64)>(&key), "(\"Gent\", -3)");
+        // It would be text as well.
+        assert_eq!(show_key::<u64>(b"ABCDEFGH"), "4702394921427289928");
+        assert_eq!(show_key::<u64>(b"no number"), "\"no number\"");
+        assert_eq!(show_key::<String>("é".repeat(500).as_bytes()).chars().count(), SHOWN);
     }
 }
