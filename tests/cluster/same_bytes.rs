@@ -58,8 +58,8 @@ fn every_job_gives_the_bytes_of_a_local_run_on_any_number_of_workers_and_threads
     for (workers, threads) in SHAPES {
         let cluster_place = Place::new();
         let cluster = Cluster::start(&cluster_place);
-        // Every other one keeps map outputs in memory as long as there is room, and then on disk.
-        let memory = |at| if at % 2 == 0 { "256KiB" } else { "0" };
+        // Every other one keeps map outputs in memory as long as there is room.
+        let memory = |at| if at % 2 == 0 { "64MiB" } else { "0" };
         let flags = |at| format!("--threads {threads} --memory 256MiB --output-memory {}", memory(at));
         let _workers: Vec<_> = (0..workers).map(|at| cluster.worker(&format!("worker-{at}"), &flags(at))).collect();
         for (case, expected) in cases.iter().zip(&expected) {

@@ -220,7 +220,6 @@ impl Attempt<'_> {
             }
         }
         let running = process.as_mut().expect("one was started");
-        let stop_telling = stop.clone();
         let stopped = async {
             tokio::select! {
                 fault = stopped(&mut stop) => fault,
@@ -234,7 +233,7 @@ impl Attempt<'_> {
             over.notify_one();
             result
         };
-        let telling = tell_log(worker, grant.attempt, &stderr, &over, stop_telling);
+        let telling = tell_log(worker, grant.attempt, &stderr, &over);
         let (result, ()) = tokio::join!(running_on, telling);
         let result = match result {
             Ok(outcome) => check(&worker.disk, &order, outcome, list).await,
@@ -255,18 +254,20 @@ impl Attempt<'_> {
 }
 
 /// Sends on what a job process writes to stderr while it runs, until it is over; the rest is sent before the report.
-async fn tell_log(worker: &Worker, attempt: AttemptId, stderr: &Captured, over: &Notify, mut stop: watch::Receiver<Option<Stop>>) {
+async fn tell_log(worker: &Worker, attempt: AttemptId, stderr: &Captured, over: &Notify) {
     loop {
         tokio::select! {
             () = over.notified() => return,
             () = tokio::time::sleep(LOG_PAUSE) => {}
         }
-        for chunk in stderr.take_ahead().chunks(CHUNK_BYTES) {
-            tokio::select! {
-                () = session::tell_log(worker, attempt, chunk) => {}
-                // Nobody waits for a coordinator that is away when there are other things to do.
-                _ = stopped(&mut stop) => return,
-            }
+        let untold = stderr.untold(CHUNK_BYTES);
+        if untold.is_empty() {
+            continue;
+        }
+        // Nobody waits for a coordinator that is away. What it may have heard unanswered is told again rather than not at all.
+        tokio::select! {
+            is_told = session::tell_log(worker, attempt, &untold) => stderr.told(if is_told { untold.len() } else { 0 }),
+            () = over.notified() => return,
         }
     }
 }

@@ -87,7 +87,9 @@ pub enum ConfigError {
         given: u64,
     },
     /// Too little for so many threads.
-    #[error("{threads} threads need a memory budget of at least {least} MiB, not {given} MiB; give --memory {least}MiB or fewer --threads")]
+    #[error(
+        "{threads} threads need a memory budget of at least {least} MiB, not {given} MiB; give --memory {least}MiB, fewer --threads or less --output-memory"
+    )]
     Share {
         /// The threads.
         threads: u32,
@@ -174,7 +176,10 @@ mod tests {
         let refused = |arguments: &[&str]| parse(arguments).validate().unwrap_err().to_string();
         assert!(refused(&["--memory", "1MiB"]).contains("--memory"));
         assert!(refused(&["--stall-after", "0s"]).contains("--stall-after"));
-        assert!(refused(&["--threads", "9", "--memory", "1GiB", "--output-memory", "1GiB"]).contains("give --memory 1132MiB or fewer"));
+        assert!(
+            refused(&["--threads", "9", "--memory", "1GiB", "--output-memory", "1GiB"])
+                .contains("give --memory 1132MiB, fewer --threads or less --output-memory")
+        );
     }
 
     #[test]

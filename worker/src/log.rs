@@ -22,8 +22,8 @@ const READS: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     head: Vec<u8>,
-    /// So much of the beginning was taken before its end.
-    taken: usize,
+    /// So much of the beginning was told before its end.
+    told: usize,
     tail: VecDeque<u8>,
     left_out: u64,
 }
@@ -41,16 +41,9 @@ impl Log {
         self.left_out += (dropped + overhang) as u64;
     }
 
-    /// What has come since it was last asked for, while that is still the beginning.
-    fn take_ahead(&mut self) -> Vec<u8> {
-        let ahead = self.head[self.taken..].to_vec();
-        self.taken = self.head.len();
-        ahead
-    }
-
-    /// What is kept and was not taken ahead, with a line that says how much is not kept.
+    /// What is kept and was not told before, with a line that says how much is not kept.
     fn into_bytes(mut self) -> Vec<u8> {
-        let mut bytes = self.head.split_off(self.taken);
+        let mut bytes = self.head.split_off(self.told);
         if self.left_out > 0 {
             bytes.extend_from_slice(format!("\n[{} bytes are left out here]\n", self.left_out).as_bytes());
         }
@@ -112,9 +105,16 @@ impl Captured {
         self.lock().0.last_lines()
     }
 
-    /// Takes what was written since this was last asked for, and leaves what comes at the end of a long log to [`take`](Self::take).
-    pub(crate) fn take_ahead(&self) -> Vec<u8> {
-        self.lock().0.take_ahead()
+    /// What was written and not told yet, at most so much; what comes at the end of a long log is left to [`take`](Self::take).
+    pub(crate) fn untold(&self, bytes: usize) -> Vec<u8> {
+        let log = &self.lock().0;
+        let untold = &log.head[log.told..];
+        untold[..untold.len().min(bytes)].to_vec()
+    }
+
+    /// So much of that was told.
+    pub(crate) fn told(&self, bytes: usize) {
+        self.lock().0.told += bytes;
     }
 
     /// Takes what has been written so far; what is written later begins a new log.
@@ -145,18 +145,21 @@ mod tests {
         assert_eq!(at_once.into_bytes(), bytes);
     }
 
-    #[test]
-    fn what_is_taken_ahead_is_not_taken_again_and_still_quoted() {
-        let mut log = Log::default();
-        log.push(b"one\ntwo\n");
-        assert_eq!(log.take_ahead(), b"one\ntwo\n");
-        assert_eq!(log.take_ahead(), b"");
-        log.push(b"three\n");
-        assert_eq!(log.last_lines(), "one\ntwo\nthree");
-        log.push(&vec![b'x'; KEPT_BYTES]);
-        assert_eq!(log.take_ahead().len(), KEPT_BYTES - b"one\ntwo\n".len());
-        log.push(b"end");
-        assert_eq!(log.into_bytes(), [vec![b'x'; b"one\ntwo\nthree\n".len()], b"end".to_vec()].concat());
+    #[tokio::test]
+    async fn what_is_told_ahead_is_not_taken_again_and_still_quoted() {
+        let (reading, mut writing) = io::pipe().unwrap();
+        let (log, task) = Captured::begin(reading.into()).unwrap();
+        writing.write_all(b"one\ntwo\n").unwrap();
+        log.pipe.readable().await.unwrap();
+        log.drain();
+        assert_eq!((log.untold(4), log.untold(100)), (b"one\n".to_vec(), b"one\ntwo\n".to_vec()));
+        log.told(4);
+        assert_eq!(log.untold(100), b"two\n");
+        assert_eq!(log.last_lines(), "one\ntwo");
+        assert_eq!(log.take(), b"two\n");
+        drop(writing);
+        task.await.unwrap();
+        assert_eq!((log.untold(100), log.take()), (vec![], vec![]));
     }
 
     #[test]

@@ -76,12 +76,15 @@ impl Memory {
 
     /// Gives back what an attempt has.
     pub(crate) fn remove(&self, attempt: AttemptId) {
-        self.files.lock().expect("no holder panics").remove(&attempt);
+        let gone = self.files.lock().expect("no holder panics").remove(&attempt);
+        // To free gigabytes takes a while, in which others need the list.
+        drop(gone);
     }
 
     /// Gives back what the attempts of a job have.
     pub(crate) fn remove_job(&self, job: JobId) {
-        self.files.lock().expect("no holder panics").retain(|attempt, _| attempt.job != job);
+        let gone: Vec<_> = self.files.lock().expect("no holder panics").extract_if(.., |attempt, _| attempt.job == job).collect();
+        drop(gone);
     }
 }
 

@@ -248,21 +248,25 @@ async fn conclude(worker: &Arc<Worker>, grant: &Grant, mut stop: watch::Receiver
     }
 }
 
-/// Sends a piece of an attempt's log.
-pub(crate) async fn tell_log(worker: &Worker, attempt: AttemptId, chunk: &[u8]) {
+/// Sends a piece of an attempt's log; false if it is not wanted.
+pub(crate) async fn tell_log(worker: &Worker, attempt: AttemptId, chunk: &[u8]) -> bool {
     let told = worker.line.call(|live| {
         let chunk = chunk.to_vec().into();
         async move { live.client.log_chunk(within(PATIENCE), live.session, attempt, chunk).await }
     });
-    if let Err(error) = told.await {
+    let told = told.await;
+    if let Err(error) = &told {
         tracing::debug!(%attempt, %error, "a log is not wanted");
     }
+    told.is_ok()
 }
 
 /// Sends the log, then the report, until they are answered. Nothing if the attempt's job is not known any more.
 async fn report(worker: &Worker, attempt: AttemptId, ended: Ended) -> Option<Verdict> {
     for chunk in ended.log.chunks(CHUNK_BYTES) {
-        tell_log(worker, attempt, chunk).await;
+        if !tell_log(worker, attempt, chunk).await {
+            break;
+        }
     }
     let tell = async |result: &Result<_, _>| {
         let call = worker.line.call(|live| {

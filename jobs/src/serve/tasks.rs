@@ -217,7 +217,7 @@ impl<J: MapReduce + Args> JobProcess<J> {
         let (sources, spare_bytes) = Sources::new(mapped.collectors, &partitioner, &settings, pool)?;
         // Half of what is left stays with the allocator's rounding and what reading takes.
         let held_bytes = spare_bytes / threads / 2;
-        // Sealing makes less of it, if anything.
+        // Sealed it is hardly ever more: headers of blocks come to it, and what memory holds has more about it.
         let most_bytes = means.progress.collected_bytes.load(Relaxed);
         let memory = order.memory.as_ref().filter(|memory| most_bytes <= memory.bytes).map(|memory| memory.path.as_path());
         let place = Place { path: &order.directory.join("map.run"), memory, held_bytes };
