@@ -162,7 +162,7 @@ impl Program {
         Ok(description)
     }
 
-    /// Lets the job look at its parameters, without any data. If they ask for its help or its version, that is the answer.
+    /// Lets the job look at its parameters, without any data. If they ask for its help, that is the answer.
     pub(crate) async fn check(
         &self,
         name: &str,
@@ -174,7 +174,7 @@ impl Program {
         let flags: [OsString; 5] = ["check".into(), "--input".into(), input.into(), "--output".into(), output.into()];
         let said = ask(&path, arguments.into_iter().chain(flags).chain(parameters.iter().map(OsString::from))).await?;
         match said.code {
-            Some(0) => Ok(Some(said.stdout).filter(|answer| !answer.is_empty())),
+            Some(0) => Ok(parameters.iter().any(|parameter| parameter == "--help" || parameter == "-h").then_some(said.stdout)),
             _ => Err(ProgramError::Parameters { name: name.to_owned(), said: said.stderr }),
         }
     }
