@@ -252,7 +252,7 @@ pub(crate) fn reduce_partitions<J: MapReduce>(
             slot.enter(Suspect { unit: partition, record: 0, offset: 0 });
             let mut watch = Watch { slot, queue: &queue, fault: None, key: Cell::new(None) };
             let reduced = catch(|| reduce_partition(job, &mut reader, partition, sink, &path_of(partition), settings, &mut watch))
-                .unwrap_or_else(|panic| Err(watch.fault_of(panic)));
+                .unwrap_or_else(|panic| Err(watch.fault_of::<J::Key>(panic)));
             slot.leave();
             match reduced {
                 Ok(summary) => {
@@ -288,15 +288,15 @@ struct Watch<'a> {
     /// What the engine has met while a `reduce` was running.
     fault: Option<Fault>,
     /// The key whose `reduce` the panic has left.
-    key: Cell<Option<String>>,
+    key: Cell<Option<Vec<u8>>>,
 }
 
 impl Watch<'_> {
-    fn fault_of(self, panic: Panic) -> Fault {
+    fn fault_of<K: Key>(self, panic: Panic) -> Fault {
         match (self.fault.or_else(|| READ_FAULT.take()), self.key.into_inner()) {
             // A job that meets the end of its values too early may well panic.
             (Some(fault), _) => fault,
-            (None, Some(key)) => Fault::ReduceFailed { key, cause: panic.message },
+            (None, Some(key)) => Fault::ReduceFailed { key: show_key::<K>(&key), cause: panic.message },
             // Combiners run while tables are merged.
             (None, None) => Fault::Panicked { phase: Phase::Combine, cause: panic.message },
         }
@@ -305,15 +305,15 @@ impl Watch<'_> {
 
 /// Runs `reduce` for `key`; a panic that leaves it leaves the key in `left`. Costs nothing where there is none.
 #[inline(always)]
-fn reducing<T>(key: &[u8], show: fn(&[u8]) -> String, left: &Cell<Option<String>>, reduce: impl FnOnce() -> T) -> T {
-    struct Leaving<'a>(&'a [u8], fn(&[u8]) -> String, &'a Cell<Option<String>>);
+fn reducing<T>(key: &[u8], left: &Cell<Option<Vec<u8>>>, reduce: impl FnOnce() -> T) -> T {
+    struct Leaving<'a>(&'a [u8], &'a Cell<Option<Vec<u8>>>);
     impl Drop for Leaving<'_> {
         #[cold]
         fn drop(&mut self) {
-            self.2.set(Some((self.1)(self.0)));
+            self.1.set(Some(self.0.to_owned()));
         }
     }
-    let leaving = Leaving(key, show, left);
+    let leaving = Leaving(key, left);
     let result = reduce();
     std::mem::forget(leaving);
     result
@@ -342,7 +342,7 @@ fn reduce_partition<J: MapReduce>(
                 return Err(Fault::Interrupted);
             }
         }
-        let outcome = reducing(bytes, show_key::<J::Key>, left, || {
+        let outcome = reducing(bytes, left, || {
             let key = J::Key::decode(bytes, &scratch)?;
             let mut output = Output { part: &mut part, state: &mut state, fault };
             job.reduce(key, values, &mut output)
@@ -372,14 +372,17 @@ const SHOWN: usize = 200;
 
 /// A key for a person: as its type shows itself. Plain bytes, and what is no key, as text where it is some, else in hexadecimal.
 fn show_key<K: Key>(bytes: &[u8]) -> String {
-    let scratch = Bump::new();
-    match K::decode(bytes, &scratch) {
-        Ok(key) if TypeId::of::<K>() != TypeId::of::<Vec<u8>>() => format!("{key:?}").chars().take(SHOWN).collect(),
-        _ => match std::str::from_utf8(&bytes[..bytes.len().min(SHOWN)]) {
-            Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),
-            _ => bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
-        },
-    }
+    // The type may be the job's own, and what is shown may be what it has panicked on.
+    let shown = catch(|| {
+        let scratch = Bump::new();
+        let key = K::decode(bytes, &scratch).ok().filter(|_| TypeId::of::<K>() != TypeId::of::<Vec<u8>>())?;
+        Some(format!("{key:?}").chars().take(SHOWN).collect())
+    });
+    let plain = || match std::str::from_utf8(&bytes[..bytes.len().min(SHOWN)]) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),
+        _ => bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+    };
+    shown.ok().flatten().unwrap_or_else(plain)
 }
 
 #[cfg(test)]
