@@ -158,7 +158,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
         fn every_width_of_vector_finds_the_same(bytes in prop_oneof![dense(0..400), rows(0..40)], quoted: bool) {
