@@ -41,8 +41,8 @@ pub enum Drift {
     /// It fails.
     #[default]
     Fail,
-    /// If the file has as many bytes as before, or more, that is told, and what was listed of it is read. A file that is shorter, or is
-    /// another one by now, is an error all the same.
+    /// If the file has only grown, that is told, and what was listed of it is read. One that is shorter, begins with other bytes or is
+    /// another file by now is an error all the same, and so is any change of a file that is read from its end: Parquet, Arrow.
     Warn,
 }
 
@@ -64,7 +64,7 @@ impl Fingerprint {
     pub fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Ok(Self { bytes: metadata.len(), modified_ns, head: head(file)?, place: Some(place(&metadata)) })
+        Ok(Self { bytes: metadata.len(), modified_ns, head: head(file, HEAD_BYTES)?, place: Some(place(&metadata)) })
     }
 
     /// Returns the part that holds on any machine which sees the file.
@@ -87,11 +87,14 @@ impl Fingerprint {
     }
 }
 
-fn head(file: &File) -> io::Result<[u8; 32]> {
-    let mut bytes = [0; 4096];
+/// So much of the beginning is in a fingerprint.
+const HEAD_BYTES: usize = 4096;
+
+fn head(file: &File, length: usize) -> io::Result<[u8; 32]> {
+    let mut bytes = [0; HEAD_BYTES];
     let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], filled as u64) {
+    while filled < length {
+        match file.read_at(&mut bytes[filled..length], filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -132,12 +135,22 @@ impl InputFile {
         let now = Fingerprint::of(file).map_err(|source| self.io_error(0, source))?;
         match self.fingerprint.difference(&now) {
             None => Ok(()),
-            Some(change) if self.drift == Drift::Warn && now.bytes >= self.bytes && change != Change::Replaced => {
+            Some(change) if self.drift == Drift::Warn && self.has_only_grown(file, &now)? => {
                 self.warn(change);
                 Ok(())
             }
             Some(change) => Err(ReadError::Changed { path: self.path.clone(), change }),
         }
+    }
+
+    /// As far as can be told without reading all of it.
+    fn has_only_grown(&self, file: &File, now: &Fingerprint) -> Result<bool, ReadError> {
+        let is_another = self.fingerprint.place.is_some() && now.place.is_some() && self.fingerprint.place != now.place;
+        if is_another || now.bytes < self.bytes || self.format.is_columnar() {
+            return Ok(false);
+        }
+        let listed = self.bytes.min(HEAD_BYTES as u64) as usize;
+        Ok(head(file, listed).map_err(|source| self.io_error(0, source))? == self.fingerprint.head)
     }
 
     /// Tells people, once in a process.
@@ -414,9 +427,13 @@ mod tests {
         // Where drift is allowed, a file may have grown or be touched, and no more.
         let lax = InputFile { drift: Drift::Warn, ..listed.clone() };
         assert!(matches!(lax.open(), Err(ReadError::Changed { change: Change::Replaced, .. })));
+        fs::write(&path, "a, and more, in another file").unwrap();
+        assert!(matches!(lax.open(), Err(ReadError::Changed { .. })));
         let lax = InputFile { fingerprint: listed.fingerprint.portable(), ..lax };
-        fs::write(&path, "a, and more").unwrap();
         assert!(lax.open().is_ok());
+        assert!(InputFile { format: Format::Parquet, ..lax.clone() }.open().is_err());
+        fs::write(&path, "b, which is as long").unwrap();
+        assert!(matches!(lax.open(), Err(ReadError::Changed { .. })));
         fs::write(&path, "").unwrap();
         assert!(matches!(lax.open(), Err(ReadError::Changed { change: Change::Size { was: 1, is: 0 }, .. })));
         fs::remove_file(&path).unwrap();

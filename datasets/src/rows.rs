@@ -442,6 +442,19 @@ mod tests {
     }
 
     #[test]
+    fn a_quote_that_is_never_closed_makes_the_last_row_bad() {
+        type Any = std::collections::BTreeMap<String, String>;
+        let names = Some(&["city", "n"][..]);
+        for (name, content) in [("x.csv", "a,1\nb,\"2\n"), ("x.tsv", "a\t1\nb\t\"2\nc\t3"), ("x.csv", "a,1\n\"b,2\n")] {
+            let items = with::<Any>(name, content, names);
+            assert!(items[0].2.is_ok(), "{content}");
+            assert_eq!((items.len(), items[1].2.as_ref().unwrap_err().as_str()), (2, UNCLOSED), "{content}");
+        }
+        let items = with::<Any>("x.csv", "a,1\nb,\"2\"\n\n", names);
+        assert_eq!(items[1].2.as_ref().unwrap()["n"], "2");
+    }
+
+    #[test]
     fn newtypes_show_the_fields_of_what_they_wrap() {
         #[derive(serde::Deserialize)]
         #[allow(dead_code)]

@@ -35,13 +35,17 @@ enum Codec {
 /// The compressed side: how much of it was read, and whether it was the system that failed.
 struct Counted {
     file: File,
+    /// How much there is of it.
+    bytes: u64,
     consumed: u64,
     failed: bool,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer);
+        // What was added since the file was listed is not read.
+        let left = buffer.len().min(usize::try_from(self.bytes - self.consumed).unwrap_or(usize::MAX));
+        let read = self.file.read(&mut buffer[..left]);
         match &read {
             Ok(bytes) => self.consumed += *bytes as u64,
             Err(error) => self.failed |= error.kind() != io::ErrorKind::Interrupted,
@@ -54,7 +58,7 @@ impl Stream {
     /// Begins to decompress `input`, whose file is open as `file` and is compressed.
     pub(crate) fn new(input: &InputFile, file: File, limits: Limits, room: Room) -> Result<Self, ReadError> {
         let window = window_bytes(input, &file, limits)?;
-        let source = BufReader::with_capacity(128 << 10, Counted { file, consumed: 0, failed: false });
+        let source = BufReader::with_capacity(128 << 10, Counted { file, bytes: input.bytes, consumed: 0, failed: false });
         let codec = match input.compression {
             Compression::Gzip => Codec::Gzip(flate2::bufread::MultiGzDecoder::new(source)),
             #[cfg(feature = "zstd")]
@@ -96,7 +100,7 @@ impl Stream {
             }
         };
         self.produced += read as u64;
-        let allowed = self.source().consumed.saturating_mul(self.limits.expansion).max(FREE_BYTES);
+        let allowed = input.bytes.saturating_mul(self.limits.expansion).max(FREE_BYTES);
         if self.produced > allowed {
             return Err(ReadError::Bomb { path: input.path.clone(), limit: self.limits.expansion });
         }

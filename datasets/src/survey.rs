@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::{BOM, BlockReader, Framing, read_at};
 use crate::error::ReadError;
-use crate::format::csv::{CsvOptions, Dialect, Transition};
+use crate::format::csv::{CsvOptions, CsvState, Dialect, Transition};
 use crate::limits::{Limits, Room};
 use crate::listing::InputFile;
 use crate::shard::Piece;
 use crate::stream;
 use crate::table;
+use crate::table::csv::UNCLOSED;
 
 /// A unit of surveying, see [`Survey::run`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,8 +114,13 @@ impl Survey {
             let mut body = 0;
             if let (None, Some(dialect)) = (&head.columns, dialect) {
                 let Some((at, record)) = dialect.records(block.bytes).next() else { continue };
-                head.columns = Some(columns(file, block.offset + at as u64, record, dialect, self.csv.header)?);
+                let offset = block.offset + at as u64;
+                head.columns = Some(columns(file, offset, record, dialect, self.csv.header)?);
                 if self.csv.header {
+                    if dialect.scan(record, CsvState::Record).state == CsvState::Quoted {
+                        let detail = format!("the names of its columns do not end: {UNCLOSED}");
+                        return Err(ReadError::Malformed { path: file.path.clone(), offset, detail });
+                    }
                     body = (at + record.len() + 1).min(block.bytes.len());
                     head.start = block.offset + body as u64;
                 }

@@ -51,9 +51,9 @@ fn next_step(error: &RunError) -> Option<&'static str> {
         RunError::Fault(Fault::DiskFull { .. }) => Some("make room, or spill elsewhere with --temp-dir"),
         // It says itself what would do.
         RunError::Fault(Fault::Input(ReadError::NoRoom { .. } | ReadError::Bomb { .. })) => None,
-        RunError::Fault(Fault::Input(ReadError::RecordTooLong { .. } | ReadError::FieldTooLong { .. })) => {
-            Some("allow longer records with --max-record-bytes")
-        }
+        RunError::Fault(Fault::Input(ReadError::RecordTooLong { .. } | ReadError::FieldTooLong { .. })) => Some(
+            "allow longer records with --max-record-bytes; in CSV, look for a quote there that is never closed, or give --csv-quotes none",
+        ),
         RunError::Fault(Fault::Input(_)) => Some("nothing was written; run it again on an input that stays as it is"),
         RunError::Temp { .. } => Some("choose another place with --temp-dir"),
         _ => None,

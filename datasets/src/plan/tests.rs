@@ -91,7 +91,11 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let csv = CsvOptions { header, quotes };
         let options = PlanOptions { csv, sampled, partitions: Some(2), ..with_shards(Shape::Bytes, shard_bytes) };
-        let valid_header = |bytes: &Vec<u8>| oracle(dialect, bytes).first().is_none_or(|names| names.iter().all(|name| std::str::from_utf8(name).is_ok()));
+        // Names are text, and end: what is put behind the file is no part of them.
+        let valid_header = |bytes: &Vec<u8>| oracle(dialect, bytes).first().is_none_or(|names| {
+            let ends = oracle(dialect, &[bytes, &b"\nx"[..]].concat()).first() == Some(names);
+            ends && names.iter().all(|name| std::str::from_utf8(name).is_ok())
+        });
         prop_assume!(!header || contents.iter().all(valid_header));
         let plan = plan(listed(&folder, &files), options).unwrap();
 
@@ -325,6 +329,17 @@ fn many_small_files_are_few_surveys() {
     let mut results = vec![one; 391];
     results[390].findings.truncate(100_000 - 390 * 256);
     assert_eq!(draft.finish(results).unwrap().shards.len(), 100_000);
+}
+
+#[test]
+fn a_quote_that_is_never_closed_is_an_error_in_the_header_and_says_nothing_of_types_behind_it() {
+    let batches = || PlanOptions::new(Shape::Batches);
+    let message = planned(&[("a.csv", b"city,\"n\nGent,1\nFaro,2\n")], batches()).unwrap_err();
+    let message = std::error::Error::source(&message).map_or(message.to_string(), ToString::to_string);
+    assert!(message.contains("a.csv") && message.contains("never closed; --csv-quotes none"), "{message}");
+    let plan = planned(&[("a.csv", b"city,n\nGent,1\nFaro,\"2\nBergen,3\n")], batches()).unwrap();
+    let fields = vec![Field::new("city", DataType::Utf8, true), Field::new("n", DataType::Int64, true)];
+    assert_eq!(plan.schema, Some(Arc::new(Schema::new(fields))));
 }
 
 #[test]

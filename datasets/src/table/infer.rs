@@ -18,7 +18,7 @@ use std::collections::HashMap;
 
 use super::number;
 use super::split::FieldIndex;
-use super::{csv::unquote, json::members_as_text, json::records, masks::STRIDE};
+use super::{csv::is_unclosed, csv::unquote, json::members_as_text, json::records, masks::STRIDE};
 use crate::format::Format;
 use crate::format::csv::{CsvOptions, Dialect};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -214,7 +214,11 @@ impl Inference {
         let mut index = FieldIndex::default();
         index.fill(&padded, records.len(), dialect);
         let mut scratch = Vec::new();
-        for record in index.records().filter(|record| record.fields as usize == names.len()) {
+        // Bad records say nothing: those of another length, and a last one that opens a quote and never closes it.
+        let is_open = |record| is_unclosed(&records[index.last_field(record)], dialect.quotes);
+        let mut found: Vec<_> = index.records().collect();
+        found.pop_if(|last| is_open(*last));
+        for record in found.into_iter().filter(|record| record.fields as usize == names.len()) {
             for (column, &slot) in (0..).zip(&slots) {
                 let raw = &records[index.bounds(record.first, column)];
                 let kind = &mut self.columns[slot].kind;
