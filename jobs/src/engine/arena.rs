@@ -31,6 +31,27 @@ impl Arena {
         Self { chunks: Vec::new(), current: 0, filled: 0, chunk_bytes: chunk_bytes.min(1 << OFFSET_BITS), held_bytes: 0 }
     }
 
+    /// The same with chunks that another one has left, where they are of the right size.
+    pub(crate) fn with_chunks(mut self, mut chunks: Vec<Pages>) -> Self {
+        chunks.retain(|chunk| chunk.bytes() == self.chunk_bytes.next_multiple_of(4096));
+        self.held_bytes = chunks.iter().map(Pages::bytes).sum();
+        self.chunks = chunks;
+        self
+    }
+
+    /// Gives chunks back to the system that nothing was put into.
+    pub(crate) fn give_back_unused(&mut self) {
+        // Of the first one nothing may be used; any other is only begun to put something into it.
+        let used = if (self.current, self.filled) == (0, 0) { 0 } else { self.current + 1 };
+        let unused = self.chunks.drain(used.min(self.chunks.len())..);
+        self.held_bytes -= unused.map(|chunk| chunk.bytes()).sum::<usize>();
+    }
+
+    /// All its chunks, for another one.
+    pub(crate) fn into_chunks(self) -> Vec<Pages> {
+        self.chunks
+    }
+
     /// The size of its chunks.
     pub(crate) fn chunk_bytes(&self) -> usize {
         self.chunk_bytes
@@ -105,7 +126,8 @@ impl Arena {
     /// Both must be those of one `claim`, with no `clear` since, or a part of it.
     #[inline(always)]
     pub(crate) unsafe fn get(&self, address: Address, bytes: usize) -> &[u8] {
-        // SAFETY: the range was given out by `claim`, is initialised (pages start as zeroes) and changes only under `&mut self`.
+        // SAFETY: the range was given out by `claim`, is initialised (pages start as zeroes, whoever had them before) and changes only
+        // under `&mut self`.
         unsafe { std::slice::from_raw_parts(self.pointer(address), bytes) }
     }
 
@@ -145,6 +167,27 @@ mod tests {
             arena.claim(4096).unwrap();
         }
         assert_eq!((arena.growth_for(4096), arena.held_bytes()), (8192, held));
+    }
+
+    #[test]
+    fn chunks_of_another_arena_are_filled_before_the_system_is_asked_and_given_back_if_they_are_not() {
+        let mut before = Arena::new(8192);
+        (0..6).for_each(|_| before.claim(8192).unwrap().1.fill(7));
+        before.claim(10_000).unwrap();
+        let mut arena = Arena::new(8192).with_chunks(before.into_chunks());
+        assert_eq!(arena.held_bytes(), 6 * 8192, "the longer one is of no use");
+        for _ in 0..3 {
+            assert_eq!(arena.growth_for(8192), 0);
+            arena.claim(8192).unwrap();
+        }
+        arena.give_back_unused();
+        assert_eq!((arena.held_bytes(), arena.growth_for(1)), (3 * 8192, 8192));
+        let mut unused = Arena::new(8192).with_chunks(arena.into_chunks());
+        unused.give_back_unused();
+        assert_eq!(unused.held_bytes(), 0);
+        unused.claim(100).unwrap();
+        unused.give_back_unused();
+        assert_eq!(unused.held_bytes(), 8192);
     }
 
     proptest! {

@@ -18,6 +18,7 @@ use std::io;
 use super::arena::{Address, Arena};
 use super::lanes::Lanes;
 use super::order::{Entry, Place, Sorter};
+use super::pages::Pages;
 use super::partition::Partitioner;
 use super::table::prefetch;
 use shardmill_datasets::merge;
@@ -132,6 +133,21 @@ impl SortBuffer {
             era: 1,
             limit_bytes,
         }
+    }
+
+    /// The same, to be filled into what another one has left first.
+    pub(crate) fn in_place_of(self, chunks: Vec<Pages>) -> Self {
+        Self { arena: self.arena.with_chunks(chunks), ..self }
+    }
+
+    /// Gives back what no pair was put into: there will be no more.
+    pub(crate) fn settle(&mut self) {
+        self.arena.give_back_unused();
+    }
+
+    /// Its memory, for another one.
+    pub(crate) fn into_chunks(self) -> Vec<Pages> {
+        self.arena.into_chunks()
     }
 
     /// Begins a shard: from here on pairs are numbered from `number` on. 2⁴⁰ numbers have to be free behind it.

@@ -144,7 +144,8 @@ impl<J: MapReduce> Collector<J> {
                 Partitioner::Range { .. } => table,
             })
         } else {
-            Store::Buffer(SortBuffer::new(partitioner.clone(), settings.collect_bytes))
+            let buffer = SortBuffer::new(partitioner.clone(), settings.collect_bytes);
+            Store::Buffer(buffer.in_place_of(settings.spares.take_all(settings.collect_bytes / 4)))
         };
         let spills = Spills {
             path: settings.temp_directory.join(format!("spill-{index}")),
@@ -454,8 +455,11 @@ impl<J: MapReduce> Collector<J> {
         if is_full {
             self.spill()?;
         }
-        self.collected_bytes = match &self.store {
-            Store::Buffer(buffer) => buffer.collected_bytes(),
+        self.collected_bytes = match &mut self.store {
+            Store::Buffer(buffer) => {
+                buffer.settle();
+                buffer.collected_bytes()
+            }
             _ => self.held_bytes(),
         };
         Ok(())

@@ -80,11 +80,11 @@ pub(crate) struct Settings {
     pub(crate) progress: Arc<Progress>,
     /// What each thread is at.
     pub(crate) slots: Arc<Slots>,
-    /// Memory of tables before, for those to come.
+    /// Memory of tables or buffers before, for those to come.
     pub(crate) spares: Spares,
 }
 
-/// The memory of an attempt's tables, which the next attempt of the same job most likely wants as well.
+/// The memory of an attempt's tables or buffers, which the next attempt of the same job most likely wants as well.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spares(Arc<Mutex<Vec<Pages>>>);
 
@@ -96,6 +96,18 @@ impl Spares {
     /// Takes a region of at most so many bytes. A larger one is given back to the system.
     fn take(&self, most_bytes: usize) -> Option<Pages> {
         self.lock().pop().filter(|pages| pages.bytes() <= most_bytes)
+    }
+
+    /// Takes regions of so many bytes together at most; the rest is for others.
+    fn take_all(&self, most_bytes: usize) -> Vec<Pages> {
+        let mut kept = self.lock();
+        let mut taken = Vec::new();
+        let mut left = most_bytes;
+        while let Some(pages) = kept.pop_if(|pages| pages.bytes() <= left) {
+            left -= pages.bytes();
+            taken.push(pages);
+        }
+        taken
     }
 
     /// Keeps these regions. What nobody has taken of those before is given back to the system.

@@ -103,19 +103,20 @@ impl<J: MapReduce> Sources<J> {
         Ok((sources, settings.total_bytes - needed))
     }
 
-    /// Ends with what was read, and keeps the memory of tables for those to come, up to an eighth of what there may be.
+    /// Ends with what was read, and keeps the memory of tables and buffers for those to come, up to an eighth of what there may be.
     pub(crate) fn retire(self, settings: &Settings) {
         let mut left = settings.total_bytes / 8;
-        let mut kept = Vec::new();
-        if let Self::Tables(tables) = self {
-            for pages in tables.into_iter().map(Table::into_pages) {
-                if pages.bytes() <= left {
-                    left -= pages.bytes();
-                    kept.push(pages);
-                }
-            }
-        }
-        settings.spares.replace(kept);
+        let mut all = match self {
+            Self::Tables(tables) => tables.into_iter().map(Table::into_pages).collect(),
+            Self::Buffers(buffers) => buffers.into_iter().flat_map(SortBuffer::into_chunks).collect(),
+            Self::Runs(_) | Self::Sealed(_) | Self::Pairs(..) => Vec::new(),
+        };
+        all.retain(|pages| {
+            let fits = pages.bytes() <= left;
+            left -= if fits { pages.bytes() } else { 0 };
+            fits
+        });
+        settings.spares.replace(all);
     }
 }
 

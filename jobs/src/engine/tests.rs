@@ -186,6 +186,7 @@ fn a_sealed_output_depends_on_neither_threads_nor_memory() {
     assert!(spares.take(usize::MAX).is_some(), "the last attempt has left its tables");
     let kept = ways.map(|way| sealed_digest(&Gather { by_range: false }, &input, directory.path(), &spares, way));
     assert_eq!(kept, [kept[0]; 5]);
+    assert!(!spares.take_all(usize::MAX).is_empty(), "the last attempt has left its buffers");
     // An attempt that has spilled keeps nothing, be it that it had no use for all that was left to it.
     for way in [(2, 64 << 20), (1, 8 << 10)] {
         assert_eq!(sealed_digest(&Spell {}, &input, directory.path(), &spares, way), folded[0]);
