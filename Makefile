@@ -84,7 +84,7 @@ SANITIZED := shardmill shardmill-datasets
 
 sanitize: setup
 	SHARDMILL_SANITIZE=address RUSTC_WRAPPER="$(CURDIR)/.ci/rustc" CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
-	  PROPTEST_CASES=16 cargo test --release --locked --target-dir $(SANITIZE) --lib \
+	  PROPTEST_CASES=10 cargo test --release --locked --target-dir $(SANITIZE) --lib \
 	  $(foreach package,$(SANITIZED),-p $(package) --config 'profile.release.package.$(package).debug="line-tables-only"') -- \
 	  engine:: words:: key:: merge:: format::csv table::split table::masks table::csv
 

@@ -80,7 +80,7 @@ fn a_writer_stays_within_the_memory_that_it_announces() {
             if spec.check().is_err() {
                 continue;
             }
-            for (rows, length) in [(300_000, 8), (100, 200_000)] {
+            for (rows, length) in [(120_000, 8), (60, 200_000)] {
                 let (dir, announced) = open(&spec);
                 let mut text = String::with_capacity(length);
                 let peak = peak_of(|| {
