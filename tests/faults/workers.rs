@@ -44,6 +44,20 @@ fn a_killed_worker_takes_its_job_process_with_it() {
     shardmill_tests::wait_until("nobody stands at the gate any more", || gate.is_reached().is_none());
 }
 
+/// The map attempts that are accepted.
+fn mapped(view: &JobView) -> Vec<&AttemptView> {
+    let is_mapped = |attempt: &&AttemptView| attempt.task.kind() == TaskKind::Map && attempt.state == AttemptState::Accepted;
+    view.attempts.iter().filter(is_mapped).collect()
+}
+
+/// The outputs of these attempts were lost on the way, and their ranges mapped again.
+fn are_lost(after: &JobView, accepted: Vec<&AttemptView>) {
+    for attempt in accepted {
+        assert_eq!(attempt_in(after, attempt).state, AttemptState::Lost);
+        assert!(after.lost.contains(&attempt.task.range()), "{:?}", after.lost);
+    }
+}
+
 #[test]
 fn a_worker_killed_after_mapping_takes_its_output_with_it_and_the_range_is_mapped_again() {
     let place = Place::new();
@@ -55,18 +69,13 @@ fn a_worker_killed_after_mapping_takes_its_output_with_it_and_the_range_is_mappe
     let job = world.submit(&text, CUT);
     let reached = gate.reached();
     let view = world.cluster.job(job);
-    let accepted: Vec<_> =
-        view.attempts.iter().filter(|attempt| attempt.task.kind() == TaskKind::Map && attempt.state == AttemptState::Accepted).collect();
+    let accepted = mapped(&view);
     assert!(!accepted.is_empty() && accepted.iter().all(|attempt| attempt.worker == first.id()), "{view:#?}");
     let _second = world.worker("second");
     first.process().kill();
     gate.open();
     drop(reached);
-    let after = world.succeeds_with(job, &text);
-    for attempt in accepted {
-        assert_eq!(attempt_in(&after, attempt).state, AttemptState::Lost);
-        assert!(after.lost.contains(&attempt.task.range()), "{:?}", after.lost);
-    }
+    are_lost(&world.succeeds_with(job, &text), accepted);
 }
 
 #[test]
@@ -80,8 +89,7 @@ fn map_outputs_in_memory_are_gone_with_their_process_though_the_worker_comes_bac
     let job = world.submit(&text, CUT);
     let reached = gate.reached();
     let view = world.cluster.job(job);
-    let accepted: Vec<_> =
-        view.attempts.iter().filter(|attempt| attempt.task.kind() == TaskKind::Map && attempt.state == AttemptState::Accepted).collect();
+    let accepted = mapped(&view);
     let runs: Vec<_> = accepted.iter().map(|attempt| directories_of(&place, &first, attempt)[0].join("map.run")).collect();
     assert!(!runs.is_empty() && runs.iter().all(|run| run.is_symlink() && run.exists()), "{runs:?}");
     first.process().kill();
@@ -89,11 +97,7 @@ fn map_outputs_in_memory_are_gone_with_their_process_though_the_worker_comes_bac
     assert_eq!(again.id(), first.id());
     gate.open();
     drop(reached);
-    let after = world.succeeds_with(job, &text);
-    for attempt in accepted {
-        assert_eq!(attempt_in(&after, attempt).state, AttemptState::Lost);
-        assert!(after.lost.contains(&attempt.task.range()), "{:?}", after.lost);
-    }
+    are_lost(&world.succeeds_with(job, &text), accepted);
 }
 
 #[test]

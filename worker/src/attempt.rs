@@ -5,6 +5,7 @@
 //! ```
 //! What it leaves is removed by whoever knows whether it counts ([`session`](crate::session)).
 
+use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::ops::Range;
@@ -22,7 +23,7 @@ use shardmill_protocol::rpc::connect::within;
 use shardmill_protocol::slots::{self, Slots};
 use shardmill_protocol::task::MapOutput;
 use shardmill_protocol::{AttemptId, Digest, Failure, Fault, Grant, Outcome, Suspect, Task};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use crate::disk::{self, Disk, MAP_INDEX, MAP_RUN};
@@ -227,14 +228,10 @@ impl Attempt<'_> {
             }
         };
         let stderr = running.stderr();
-        let over = Notify::new();
-        let running_on = async {
-            let result = running.run(&order, |progress| worker.attempts.progress(grant.attempt, progress), stopped).await;
-            over.notify_one();
-            result
+        let result = tokio::select! {
+            result = running.run(&order, |progress| worker.attempts.progress(grant.attempt, progress), stopped) => result,
+            never = tell_log(worker, grant.attempt, &stderr) => match never {},
         };
-        let telling = tell_log(worker, grant.attempt, &stderr, &over);
-        let (result, ()) = tokio::join!(running_on, telling);
         let result = match result {
             Ok(outcome) => check(&worker.disk, &order, outcome, list).await,
             failed => failed,
@@ -253,21 +250,14 @@ impl Attempt<'_> {
     }
 }
 
-/// Sends on what a job process writes to stderr while it runs, until it is over; the rest is sent before the report.
-async fn tell_log(worker: &Worker, attempt: AttemptId, stderr: &Captured, over: &Notify) {
+/// Sends on what a job process writes to stderr, for as long as it is polled; the rest is sent before the report. Dropped while the
+/// coordinator is away or has not answered, it leaves what it was telling to be told again rather than not at all.
+async fn tell_log(worker: &Worker, attempt: AttemptId, stderr: &Captured) -> Infallible {
     loop {
-        tokio::select! {
-            () = over.notified() => return,
-            () = tokio::time::sleep(LOG_PAUSE) => {}
-        }
+        tokio::time::sleep(LOG_PAUSE).await;
         let untold = stderr.untold(CHUNK_BYTES);
-        if untold.is_empty() {
-            continue;
-        }
-        // Nobody waits for a coordinator that is away. What it may have heard unanswered is told again rather than not at all.
-        tokio::select! {
-            is_told = session::tell_log(worker, attempt, &untold) => stderr.told(if is_told { untold.len() } else { 0 }),
-            () = over.notified() => return,
+        if !untold.is_empty() && session::tell_log(worker, attempt, &untold).await {
+            stderr.told(untold.len());
         }
     }
 }

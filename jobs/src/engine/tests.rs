@@ -370,21 +370,9 @@ fn no_part_of_quoted_csv_is_above_one_and_a_half_times_the_mean_however_it_was_o
         std::fs::write(&input, text).unwrap();
         for (shard_bytes, partitions) in [(None, 2), (None, 7), (Some(100_000), 5)] {
             let output = directory.path().join("out");
-            let options = Options {
-                request: RunRequest {
-                    overwrite: true,
-                    csv: CsvOptions { header: false, quotes: true },
-                    partitions: Some(partitions),
-                    shard_bytes,
-                    ..RunRequest::new([input.display().to_string()], output.clone())
-                },
-                threads: 2,
-                memory_bytes: Some(64 << 20),
-                temp_directory: None,
-                durable: false,
-                tight: None,
-                is_reference: false,
-            };
+            let usual = options(&input, &output);
+            let csv = CsvOptions { header: false, quotes: true };
+            let options = Options { request: RunRequest { csv, partitions: Some(partitions), shard_bytes, ..usual.request }, ..usual };
             let summary = crate::testing::run_once(Order, options).unwrap();
             assert_eq!(summary.groups, RECORDS);
             let mean = RECORDS as usize * 29 / partitions as usize;
