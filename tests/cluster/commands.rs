@@ -8,7 +8,7 @@ use serde_json::Value;
 use shardmill_protocol::view::JobPhase;
 use shardmill_tests::cluster::{Cluster, Process};
 use shardmill_tests::gate::Gate;
-use shardmill_tests::{Output, Place, names_in, program, repository};
+use shardmill_tests::{Output, Place, names_in, program};
 
 use crate::parallel::{counts, naive, submit};
 
@@ -21,33 +21,6 @@ fn json(told: &Told) -> Value {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-#[test]
-fn a_crate_is_built_and_submitted_and_its_job_is_seen_by_every_command() {
-    let place = Place::new();
-    let cluster = Cluster::start(&place);
-    let worker = cluster.worker("worker", ONE_THREAD);
-    let input = place.write("in.txt", "to be or\nnot to be\n");
-    let output = place.path("out");
-    let mut command = cluster.command("submit");
-    command.arg(repository().join("jobs/word-count")).arg("--input").arg(&input).arg("--output").arg(&output).args(["--", "--lowercase"]);
-    let told = command.env("CARGO_TARGET_DIR", shardmill_tests::target()).output().unwrap();
-    assert_eq!(told.status.code(), Some(0), "{}", text(&told.stderr));
-    assert_eq!(counts(&Output::whole(&output)), naive("to be or not to be"));
-
-    let jobs = json(&cluster.command("jobs").args(["--format", "json"]).output().unwrap());
-    let id = jobs[0]["job"].as_str().unwrap().to_owned();
-    assert_eq!(jobs.as_array().unwrap().len(), 1, "{jobs}");
-    // The beginning of an id is enough.
-    let job = json(&cluster.command("job").arg(&id[..20]).args(["--format", "json"]).output().unwrap());
-    assert_eq!(job["status"]["phase"], "succeeded", "{job}");
-    let workers = json(&cluster.command("workers").args(["--format", "json"]).output().unwrap());
-    assert_eq!(workers[0]["worker"].as_str().unwrap(), worker.id().to_string(), "{workers}");
-    for verb in [vec!["jobs"], vec!["job", &id], vec!["workers"], vec!["logs", &id], vec!["watch", &id]] {
-        let told = cluster.command(verb[0]).args(&verb[1..]).output().unwrap();
-        assert_eq!(told.status.code(), Some(0), "{verb:?}: {}", text(&told.stderr));
-    }
 }
 
 #[test]

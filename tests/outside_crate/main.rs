@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod faults;
+mod submitted;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,11 +22,11 @@ const SOURCE: &str = include_str!("witness.rs");
 struct OutsideCrate(TempDir);
 
 impl OutsideCrate {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         assert!(!directory.path().starts_with(repository()));
         let manifest = format!(
-            "[package]\nname = \"witness\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
+            "[package]\nname = {name:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
              [dependencies]\nshardmill = {{ path = {:?} }}\nclap = {{ version = \"4\", features = [\"derive\"] }}\n\
              serde = {{ version = \"1\", features = [\"derive\"] }}\n\n[workspace]\n",
             repository().join("jobs")
@@ -51,7 +52,7 @@ impl OutsideCrate {
 fn witness() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let outside = OutsideCrate::new();
+        let outside = OutsideCrate::new("witness");
         let write = |source: &str| fs::write(outside.0.path().join("src/main.rs"), source).unwrap();
         write(&SOURCE.replace("blank lines", "blank  lines"));
         outside.cargo(&["build"]);

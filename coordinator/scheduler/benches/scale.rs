@@ -196,5 +196,5 @@ fn main() {
     run("usual", Config::default(), 1000, 8, SHARD_LIMIT);
     run("many partitions", Config::default(), 10_000, 8, SHARD_LIMIT);
     // As small as tasks can be: every shard is one.
-    run("a task for each shard", Config { cuts: u64::from(SHARDS), least_task: Duration::ZERO, ..Config::default() }, 10, 1, RANGE_LIMIT);
+    run("a task for each shard", Config { portion: 0, least_task: Duration::ZERO, ..Config::default() }, 10, 1, RANGE_LIMIT);
 }

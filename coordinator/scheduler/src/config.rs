@@ -35,8 +35,9 @@ pub struct Config {
     pub readmission: Duration,
     /// The longest.
     pub longest_readmission: Duration,
-    /// Into how many tasks per thread the rest of a phase is cut: more means smaller tasks.
-    pub cuts: u64,
+    /// How much of its even part of what is pending a task has, in thousandths: less means more and smaller tasks, of which none makes the
+    /// others wait long in the end.
+    pub portion: u64,
     /// What a task should take at least, while there is enough for all: a table to begin with and sealing what it holds in the end cost as
     /// much as mapping for a fifth of a second.
     pub least_task: Duration,
@@ -64,7 +65,7 @@ impl Default for Config {
             sessions_per_minute: 5,
             readmission: Duration::from_secs(1),
             longest_readmission: Duration::from_secs(60),
-            cuts: 2,
+            portion: 667,
             least_task: Duration::from_secs(2),
             history: 1000,
             remembered_attempts: 256,

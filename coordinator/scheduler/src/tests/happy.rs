@@ -101,7 +101,7 @@ fn ranges_are_large_at_first_and_small_at_the_end_and_cover_every_shard_once() {
         }
     }
     let lengths: Vec<_> = grants.iter().map(|grant| grant.task.range().len()).collect();
-    assert_eq!(lengths[0], 125, "an eighth: a quarter of the threads, and twice as many tasks");
+    assert_eq!(lengths[0], 125, "half of a quarter, as its worker has a quarter of the threads");
     assert!(lengths.is_sorted_by(|one, other| one >= other), "{lengths:?}");
     assert!(lengths.len() < 60 && *lengths.last().unwrap() == 1, "{lengths:?}");
     let shards: BTreeSet<_> = grants.iter().flat_map(|grant| grant.task.range()).collect();

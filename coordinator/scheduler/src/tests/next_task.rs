@@ -119,7 +119,7 @@ fn a_piece_whose_time_has_come_is_granted_at_the_next_event_whatever_that_is() {
 
 #[test]
 fn a_task_takes_some_time_at_least_while_that_leaves_as_much_to_every_other_thread() {
-    let mut world = World::with(Config { least_task: Duration::from_secs(1), ..Config::default() });
+    let mut world = World::with(Config { least_task: Duration::from_secs(1), portion: 500, ..Config::default() });
     let (one, two) = (world.join(1, 1), world.join(2, 1));
     world.planned_job(1, one, 64, 1);
     let report = |world: &mut World, grant: &Grant, millis| {
