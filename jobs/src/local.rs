@@ -16,7 +16,7 @@ use shardmill_datasets::{Manifest, OutputClaim, Plan, PublishError, Room, RunReq
 use shardmill_protocol::slots::Slots;
 
 use crate::engine::{
-    Budget, LeftOut, Progress, Settings, Sources, Tight, list_pairs, map_shards, reduce_partitions, system_memory, thread_pool,
+    Budget, LeftOut, Progress, Settings, Skew, Sources, Tight, list_pairs, map_shards, reduce_partitions, system_memory, thread_pool,
 };
 use crate::fault::Fault;
 use crate::job::MapReduce;
@@ -78,6 +78,8 @@ pub(crate) struct Summary {
     pub(crate) spilled_runs: u64,
     pub(crate) merge_passes: u64,
     pub(crate) bad_records: u64,
+    /// One key that has most of many values.
+    pub(crate) skew: Option<Skew>,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) seconds: f64,
     /// How long each phase took, in seconds.
@@ -207,6 +209,7 @@ impl<J: MapReduce> Planned<J> {
             spilled_runs: progress.spilled_runs.load(Relaxed),
             merge_passes: progress.merge_passes.load(Relaxed),
             bad_records,
+            skew: progress.skew::<J>(),
             counters: mapped.counters,
             seconds: started.elapsed().as_secs_f64(),
             phases: BTreeMap::from([

@@ -164,6 +164,9 @@ impl Show {
             HumanBytes((summary.input_bytes as f64 / seconds) as u64),
             HumanBytes(summary.peak_memory_bytes)
         );
+        if let Some(skew) = &summary.skew {
+            say!("warning {skew}");
+        }
         if self.is_verbose {
             let phases: Vec<String> = ["plan", "map", "reduce", "publish"]
                 .into_iter()

@@ -91,6 +91,21 @@ fn it_runs_and_its_counters_and_hooks_are_heard() {
 }
 
 #[test]
+fn a_key_that_has_most_of_the_values_is_told_of() {
+    let place = Place::new();
+    let run = |text: &str, flags: &str| job(&place, text).with("--threads 2 --partitions 3 --overwrite").with(flags).run().success().0;
+    let heavy = "few 1\n".repeat(3) + &"many 1\n".repeat(1_100_000);
+    let told = Some(serde_json::json!({"key": "\"many\"", "values": 1_100_000, "of": 1_100_003}));
+    let held = run(&heavy, "");
+    assert_eq!((held.skew, held.spilled_runs), (told.clone(), 0));
+    // From runs they are counted elsewhere.
+    let spilled = run(&heavy, "--memory 24MiB");
+    assert_eq!(spilled.skew, told);
+    assert!(spilled.spilled_runs > 0);
+    assert_eq!(run(&(heavy.clone() + &heavy.replace("many", "even")), "").skew, None);
+}
+
+#[test]
 fn it_describes_itself_as_json() {
     let told = Command::new(witness()).arg("describe").output().unwrap();
     assert!(told.status.success());

@@ -11,10 +11,10 @@ use crate::{OutsideCrate, job, witness};
 #[test]
 fn it_is_built_and_submitted_and_its_job_is_seen_by_every_command() {
     let place = Place::new();
-    let text = "to be\nor not\nto go\n";
+    let text = "or not\n".to_owned() + &"to be\n".repeat(1_100_000);
     // What is built first is what the crate depends on.
     assert!(witness().exists());
-    let (_, local) = job(&place, text).run().success();
+    let (_, local) = job(&place, &text).run().success();
 
     let submitted = OutsideCrate::new("submitted");
     let cluster = Cluster::start(&place);
@@ -46,4 +46,6 @@ fn it_is_built_and_submitted_and_its_job_is_seen_by_every_command() {
     for verb in [vec!["jobs"], vec!["job", &id], vec!["workers"], vec!["logs", &id], vec!["watch", &id]] {
         told(verb[0], &verb[1..]);
     }
+    let logs = String::from_utf8(told("logs", &[&id]).stdout).unwrap();
+    assert!(logs.contains("\"to\", has 1100000 of 1100001 values"), "{logs}");
 }

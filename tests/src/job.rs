@@ -292,6 +292,7 @@ pub struct Summary {
     pub spilled_runs: u64,
     pub merge_passes: u64,
     pub bad_records: u64,
+    pub skew: Option<serde_json::Value>,
     pub counters: BTreeMap<String, u64>,
     pub peak_memory_bytes: u64,
 }

@@ -29,6 +29,7 @@ mod reduce;
 mod sample;
 mod seal;
 mod sealed;
+mod skew;
 mod sources;
 mod table;
 #[cfg(test)]
@@ -43,6 +44,8 @@ use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use shardmill_datasets::Room;
 use shardmill_protocol::slots::Slots;
 
+use crate::job::MapReduce;
+
 pub use emit::Emitter;
 pub(crate) use map::{LEFT_OUT, LeftOut, Mapper, list_pairs, map_shards};
 pub use memory::system_memory;
@@ -54,6 +57,8 @@ pub use reduce::{Output, Values};
 pub(crate) use sample::range_cuts;
 pub(crate) use seal::{Place, seal};
 pub(crate) use sealed::SealedOutputs;
+use skew::Heaviest;
+pub(crate) use skew::Skew;
 pub(crate) use sources::Sources;
 
 /// How an attempt is run. Nothing in here may change what it gives.
@@ -165,6 +170,7 @@ pub(crate) struct Progress {
     pub(crate) reduced_bytes: Arc<AtomicU64>,
     /// Files surveyed, groups sealed, records merged in passes before the last: shown to nobody, but a sign of life.
     pub(crate) steps: AtomicU64,
+    heaviest: Mutex<Heaviest>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -181,5 +187,14 @@ impl Progress {
 
     pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Relaxed)
+    }
+
+    fn heaviest(&self) -> MutexGuard<'_, Heaviest> {
+        self.heaviest.lock().expect("no thread panics while it holds the heaviest key")
+    }
+
+    /// One key of `J` with most of the values that were reduced, if there is one.
+    pub(crate) fn skew<J: MapReduce>(&self) -> Option<Skew> {
+        self.heaviest().weighs(reduce::show_key::<J::Key>)
     }
 }

@@ -270,6 +270,7 @@ pub(crate) fn reduce_partitions<J: MapReduce>(
                 settings.progress.reduced_bytes.fetch_add(all / u64::from(partitions), Relaxed);
             }
         }
+        settings.progress.heaviest().see_others(reader.into_heaviest());
         Ok(())
     });
     all_or_first(results)?;
@@ -371,7 +372,7 @@ fn reduce_partition<J: MapReduce>(
 const SHOWN: usize = 200;
 
 /// A key for a person: as its type shows itself. Plain bytes, and what is no key, as text where it is some, else in hexadecimal.
-fn show_key<K: Key>(bytes: &[u8]) -> String {
+pub(super) fn show_key<K: Key>(bytes: &[u8]) -> String {
     // The type may be the job's own, and what is shown may be what it has panicked on.
     let shown = catch(|| {
         let scratch = Bump::new();

@@ -20,6 +20,7 @@ use super::buffer::{LaneSorter, SortBuffer};
 use super::collect::{Collector, Pair, Store, out_of_memory};
 use super::partition::Partitioner;
 use super::sealed::{SealedOutputs, Stretch, StretchReader};
+use super::skew::Heaviest;
 use super::table::{Entry, Table};
 use super::{Settings, Values};
 use crate::catch::catch;
@@ -57,6 +58,8 @@ pub(crate) struct Reader<'a, J: MapReduce> {
     merged: Option<Table<J::Value, J::Combine>>,
     key: Vec<u8>,
     value: Vec<u8>,
+    /// Among the groups that were read whose values are not combined.
+    heaviest: Heaviest,
 }
 
 impl<J: MapReduce> Sources<J> {
@@ -158,6 +161,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
             merged: None,
             key: Vec::new(),
             value: Vec::new(),
+            heaviest: Heaviest::default(),
         }
     }
 
@@ -191,6 +195,7 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 let mut start = 0;
                 while start < lane.len() {
                     let end = lane.group_end(start);
+                    self.heaviest.see(lane.pair(start).0, (end - start) as u64);
                     each(lane.pair(start).0, Values::sorted(lane, start..end))?;
                     start = end;
                 }
@@ -322,12 +327,18 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 let result = each(&key, Values::merging(&mut groups, &key, &self.settings.progress));
                 result?;
                 groups.finish_group(&key)?;
+                self.heaviest.see(&key, groups.values);
                 groups.key = key;
             }
             self.go_on()?;
         }
         self.key = std::mem::take(&mut groups.key);
         files.iter().try_for_each(remove)
+    }
+
+    /// What was seen of how values spread over keys.
+    pub(super) fn into_heaviest(self) -> Heaviest {
+        self.heaviest
     }
 
     /// An error once the run was interrupted.
@@ -406,6 +417,8 @@ pub(crate) struct Groups {
     /// The current group's key.
     key: Vec<u8>,
     head: Head,
+    /// Values of the current group that were read.
+    values: u64,
 }
 
 /// What the record at the head of the merge is to the current group. Known, so that keys are compared once for each record.
@@ -421,7 +434,7 @@ enum Head {
 impl Groups {
     fn new(sources: Vec<StretchReader>, mut key: Vec<u8>) -> Result<Self, Fault> {
         key.clear();
-        Ok(Self { merge: Merge::new(sources)?, key, head: Head::Behind })
+        Ok(Self { merge: Merge::new(sources)?, key, head: Head::Behind, values: 0 })
     }
 
     /// Goes on to the next group; false at the end. The group before must be read to its end.
@@ -429,7 +442,7 @@ impl Groups {
         let Some(head) = self.merge.head() else { return Ok(false) };
         self.key.clear();
         self.key.extend_from_slice(head.key());
-        self.head = Head::Next;
+        (self.head, self.values) = (Head::Next, 0);
         Ok(true)
     }
 
@@ -447,6 +460,7 @@ impl Groups {
             }
         }
         self.head = Head::Spent;
+        self.values += 1;
         Ok(self.merge.head().map(Source::value))
     }
 

@@ -14,6 +14,7 @@
 //! worker reads files and shards, with which the plan begins, to say where a record lies that has brought a process down.
 
 use std::fs;
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -261,6 +262,10 @@ impl<J: MapReduce + Args> JobProcess<J> {
         };
         let path_of = |partition| order.staged.join(plan.sink.part_name(partition));
         let parts = reduce_partitions(job, &sources, range.clone(), partitions, &plan.sink, path_of, &settings, pool)?;
+        if let Some(skew) = means.progress.skew::<J>() {
+            // For the log of the attempt.
+            let _ = writeln!(std::io::stderr(), "warning: of partitions {}..{}: {skew}", range.start, range.end);
+        }
         staged::settle(order)?;
         let parts = range.zip(parts).map(|(partition, part)| Part {
             name: plan.sink.part_name(partition),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use aggregate::{EvaluateError, Query};
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray, UInt64Array,
+    Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Decimal256Array, Float64Array, Int32Array, Int64Array, RecordBatch,
+    StringArray, TimestampMicrosecondArray, UInt64Array,
 };
+use arrow::datatypes::i256;
 use arrow::util::display::array_value_to_string;
 use proptest::prelude::*;
 
@@ -57,6 +58,21 @@ fn values(expression: &str) -> Vec<String> {
 
 fn error(expression: &str) -> String {
     values_in(&sales(), expression).unwrap_err()
+}
+
+/// Files may have decimals of 76 digits.
+#[test]
+fn wide_decimals_are_computed_with_while_they_have_38_digits() {
+    let of = |values: [Option<i256>; 3]| {
+        let column = Decimal256Array::from(values.to_vec()).with_precision_and_scale(76, 2).unwrap();
+        RecordBatch::try_from_iter([("wide", Arc::new(column) as ArrayRef)]).unwrap()
+    };
+    let most = i256::from_i128(10i128.pow(38) - 1);
+    let within = of([Some(i256::from_i128(1005)), None, Some(most)]);
+    assert_eq!(values_in(&within, "wide * 1").unwrap(), ["10.05", "null", "999999999999999999999999999999999999.99"]);
+    let beyond = of([Some(i256::ZERO), None, Some(most + i256::ONE)]);
+    let told = values_in(&beyond, "wide * 1").unwrap_err();
+    assert!(told.contains("`wide`") && told.contains("1000000000000000000000000000000000000.00"), "{told}");
 }
 
 #[test]
