@@ -7,7 +7,7 @@ use shardmill_protocol::rpc::join::JoinFile;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobView, WorkerState};
 use shardmill_tests::cluster::{Cluster, units_accepted};
-use shardmill_tests::{Job, Output, Place, sales, wait_until};
+use shardmill_tests::{BrokenDisk, Job, Output, Place, sales, wait_until};
 
 use crate::world::{CUT, ONE_THREAD, World, attempt_in, text_with};
 
@@ -89,6 +89,32 @@ fn job_processes_that_hear_nothing_of_the_coordinator_for_too_long_are_ended_and
     let counts = |attempt: &AttemptView| attempt.attempt == held.attempt && attempt.state == AttemptState::Accepted;
     assert!(!view.attempts.iter().any(counts) && view.phases.iter().all(|phase| phase.charges.is_empty()), "{view:#?}");
     assert!(worker.process().told().contains("the coordinator has not been heard of for too long"));
+}
+
+#[test]
+fn a_coordinator_whose_disk_breaks_ends_at_once_and_goes_on_from_what_it_has_told() {
+    let place = Place::new();
+    let world = World::new(&place);
+    let disk = BrokenDisk::new(&place);
+    world.cluster.kill();
+    world.cluster.start_again_with(|command| disk.hold(command));
+    let _worker = world.worker("worker");
+    let gate = world.gate("map");
+    let text = text_with(&[(60, "!map:gate:map")]);
+    let job = world.submit(&text, CUT);
+    let reached = gate.reached();
+    let held = world.running(job, TaskKind::Map);
+    disk.break_down();
+    gate.open();
+    drop(reached);
+    let code = world.cluster.coordinator_mut().wait();
+    let told = world.cluster.coordinator().told();
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("cannot write the journal") && told.contains("Input/output error"), "{told}");
+    world.cluster.start_again("");
+    let after = world.succeeds_with(job, &text);
+    assert_eq!(attempt_in(&after, &held).state, AttemptState::Accepted);
+    nothing_was_done_in_vain(&after);
 }
 
 /// Lines of a log that somebody should look at.

@@ -94,6 +94,21 @@ impl Machine {
         self.spaces.inside(act)
     }
 
+    /// Lets everything get lost that this machine sends to another one, which still reaches this one: it is sent to a card that nobody has.
+    pub(crate) fn lose(&self, other: &Machine) {
+        self.spaces.ip(&format!("neighbor replace {} lladdr 02:00:00:00:00:01 dev wire nud permanent\n", other.address)).unwrap();
+    }
+
+    /// Ends that.
+    pub(crate) fn find(&self, other: &Machine) {
+        self.spaces.ip(&format!("neighbor del {} dev wire\n", other.address)).unwrap();
+    }
+
+    /// Takes away every way from this machine to another one.
+    pub(crate) fn part_from(&self, other: &Machine) {
+        self.spaces.ip(&format!("route add unreachable {}/32\n", other.address)).unwrap();
+    }
+
     /// Lets this machine see an empty disk of its own where the others see a directory that they share.
     pub(crate) fn hide(&self, directory: &Path) {
         self.inside(|| mount(c"tmpfs", directory, 0)).unwrap();

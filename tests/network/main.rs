@@ -7,5 +7,6 @@ mod capture;
 mod clear_text;
 mod joining;
 mod machines;
+mod parted;
 mod site;
 mod unshared;

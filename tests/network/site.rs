@@ -119,10 +119,21 @@ impl<'n> Site<'n> {
 
     /// All workers, with where they serve their map outputs.
     pub(crate) fn workers(&self, machine: &Machine) -> BTreeMap<WorkerId, SocketAddrV4> {
-        let workers: Vec<WorkerView> = view(&mut self.client(machine, Role::Read, "workers"));
-        let address = |worker: &WorkerView| worker.address.split_whitespace().next().unwrap().parse().unwrap();
-        workers.iter().map(|worker| (worker.worker, address(worker))).collect()
+        self.views(machine).iter().map(|worker| (worker.worker, address(worker))).collect()
     }
+
+    /// The worker of another machine.
+    pub(crate) fn worker_of(&self, machine: &Machine, other: &Machine) -> WorkerView {
+        self.views(machine).into_iter().find(|worker| *address(worker).ip() == other.address).unwrap()
+    }
+
+    fn views(&self, machine: &Machine) -> Vec<WorkerView> {
+        view(&mut self.client(machine, Role::Read, "workers"))
+    }
+}
+
+fn address(worker: &WorkerView) -> SocketAddrV4 {
+    worker.address.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// What a command shows, read back.
@@ -153,6 +164,14 @@ impl Shared {
             words.chunks(8).for_each(|words| text.push_str(&(words.join(" ") + "\n")));
         }
         (Self { map: close("map"), reduce: close("reduce") }, text)
+    }
+
+    /// Waits until both workers map, does something then, and lets them go on to the end.
+    pub(crate) fn pass_maps(self, in_between: impl FnOnce()) {
+        let standing = two_stand_at(&self.map);
+        in_between();
+        self.map.into_iter().chain(self.reduce).for_each(Gate::open);
+        drop(standing);
     }
 
     /// Waits until both workers map, does something then, lets them go on, and does the same in reduce.

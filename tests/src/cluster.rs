@@ -58,7 +58,7 @@ impl<'p> Cluster<'p> {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         // Ranges are cut by what is left alone, and not by how fast this machine happens to be.
         let flags = words(&format!("{flags} --least-task 0s"));
-        let (coordinator, connection) = serve(place, &[flags.clone(), words(once)].concat(), &runtime);
+        let (coordinator, connection) = serve(place, &flags, &runtime, |command| _ = command.args(words(once)));
         Self { place, runtime, coordinator: coordinator.into(), connection: connection.into(), flags }
     }
 
@@ -98,8 +98,12 @@ impl<'p> Cluster<'p> {
 
     /// Starts a coordinator again that is dead, with flags besides the usual ones.
     pub fn start_again(&self, once: &str) {
-        let once = once.split_whitespace().map(str::to_owned).collect();
-        let (coordinator, connection) = serve(self.place, &[self.flags.clone(), once].concat(), &self.runtime);
+        self.start_again_with(|command| _ = command.args(once.split_whitespace()));
+    }
+
+    /// The same, of a command that the test has changed before it is started.
+    pub fn start_again_with(&self, change: impl FnOnce(&mut Command)) {
+        let (coordinator, connection) = serve(self.place, &self.flags, &self.runtime, change);
         self.coordinator.replace(coordinator);
         self.connection.replace(connection);
     }
@@ -266,12 +270,13 @@ impl<'p> Cluster<'p> {
 }
 
 /// Starts a coordinator and connects to it with all rights.
-fn serve(place: &Place, flags: &[String], runtime: &Runtime) -> (Process, Connection) {
+fn serve(place: &Place, flags: &[String], runtime: &Runtime, change: impl FnOnce(&mut Command)) -> (Process, Connection) {
     let state = place.path("state");
     let join = state.join("admin.join");
     let _ = fs::remove_file(&join);
     let mut command = Command::new(program("coordinator"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(&state).args(flags);
+    change(&mut command);
     let mut process = Process::start(command, &place.path("coordinator.log"));
     let connection = look_for(|| {
         assert!(!process.has_ended(), "the coordinator ended: {}", process.told());

@@ -1,4 +1,4 @@
-//! File systems with too little room, or none that may be written to.
+//! Disks with too little room, that may not be written to, or that are broken.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -54,5 +54,33 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // A disk that stays mounted would keep its place from being removed, which is seen by whoever looks into the target directory.
         let _ = Command::new("umount").arg(&self.mounted_at).stderr(Stdio::null()).status();
+    }
+}
+
+/// Lets syncs of a program fail from some moment on, as those of a disk do that is broken.
+///
+/// The program is given a library of its own with the calls that sync, which look for a file first.
+pub struct BrokenDisk {
+    library: PathBuf,
+    broken: PathBuf,
+}
+
+impl BrokenDisk {
+    /// Makes one that is not broken yet. It takes the C compiler that linking takes.
+    pub fn new(place: &Place) -> Self {
+        let (source, library) = (place.write("broken.c", include_str!("broken_disk.c")), place.path("broken.so"));
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        Self { library, broken: place.path("broken") }
+    }
+
+    /// Puts a program on it.
+    pub fn hold(&self, command: &mut Command) {
+        command.env("LD_PRELOAD", &self.library).env("BROKEN", &self.broken);
+    }
+
+    /// Breaks it.
+    pub fn break_down(&self) {
+        std::fs::write(&self.broken, "").unwrap();
     }
 }

@@ -23,7 +23,7 @@ pub mod sales;
 mod supervisor;
 pub mod text;
 
-pub use disk::Disk;
+pub use disk::{BrokenDisk, Disk};
 pub use find::contains;
 pub use job::{Ended, Job, Running, Summary, limit_open_files};
 pub use look::{look_for, wait_until};

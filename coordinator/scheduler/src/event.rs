@@ -4,6 +4,7 @@
 //! [`Action::Answer`](crate::Action::Answer) carries it back, unless the shell says that nobody waits any more
 //! ([`Event::PollClosed`]). Principals are checked by the shell before an event is made.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -47,6 +48,15 @@ pub struct Registration {
     pub attempts: Vec<HeldAttempt>,
     /// Sealed map outputs that it keeps.
     pub outputs: Vec<HeldOutput>,
+}
+
+impl Registration {
+    /// The outputs whose attempts are over. A worker keeps what an attempt has sealed before it is told whether that counts: until then
+    /// the output has the attempt's fate.
+    pub(crate) fn outputs_alone(&self) -> impl Iterator<Item = AttemptId> {
+        let attempts: BTreeSet<AttemptId> = self.attempts.iter().map(|held| held.attempt).collect();
+        self.outputs.iter().map(|held| held.attempt).filter(move |output| !attempts.contains(output))
+    }
 }
 
 /// An attempt that a worker still has when it registers.

@@ -68,7 +68,7 @@ impl Scheduler {
                 None => kill.push(held.attempt),
             }
         }
-        kill.extend(registration.outputs.iter().map(|held| held.attempt).filter(|attempt| !self.counts(*attempt)));
+        kill.extend(registration.outputs_alone().filter(|attempt| !self.counts(*attempt)));
         self.outbox.notice(Notice::WorkerResumed(worker));
         self.outbox.answer(reply, Answer::Registered { epoch: self.epoch, session: id, adopted, kill });
     }
@@ -103,7 +103,7 @@ impl Scheduler {
             }
         }
         self.lose_outputs_of(&BTreeSet::from([worker]), &kept);
-        registration.outputs.iter().map(|held| held.attempt).filter(|attempt| !kept.contains(attempt)).collect()
+        registration.outputs_alone().filter(|attempt| !kept.contains(attempt)).collect()
     }
 
     fn adopt(&mut self, id: SessionId, worker: WorkerId, held: &HeldAttempt) -> Adoption {

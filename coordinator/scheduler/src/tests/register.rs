@@ -49,6 +49,26 @@ fn a_worker_that_comes_back_within_its_lease_resumes_its_session_and_its_attempt
 }
 
 #[test]
+fn what_is_sealed_and_not_yet_answered_goes_on_with_its_output() {
+    let mut world = World::new();
+    let session = world.join(1, 1);
+    world.planned_job(1, session, 8, 1);
+    let grant = world.grant(session).unwrap();
+    let sealed = Registration { attempts: vec![held(&grant)], outputs: vec![kept(&grant)], ..registration(1) };
+    // Its connection breaks; then the coordinator dies.
+    let Answer::Registered { adopted, kill, .. } = world.register_as(1, Registration { resumes: Some(session), ..sealed.clone() }) else {
+        panic!("it is registered")
+    };
+    assert_eq!((adopted, kill), (vec![(grant.attempt, grant.fence)], vec![]));
+    world.restart();
+    world.weigh(job(1), 8);
+    let Answer::Registered { adopted, kill, .. } = world.register_as(1, sealed) else { panic!("it is registered") };
+    assert_eq!((adopted.len(), kill), (1, vec![]));
+    let adopted = Grant { fence: adopted[0].1, ..*grant };
+    world.done(&adopted, mapped(&adopted.task.range(), 1));
+}
+
+#[test]
 fn a_worker_that_was_started_anew_keeps_what_it_still_has_and_loses_the_rest() {
     let mut world = World::new();
     let session = world.join(1, 1);

@@ -144,8 +144,13 @@ impl Actor {
             threads: held.threads,
             memory_bytes: held.memory_bytes,
         });
-        let outputs =
-            self.outputs.iter().map(|(attempt, (shards, index))| HeldOutput { attempt: *attempt, shards: shards.clone(), index: *index });
+        let kept = self.outputs.iter().map(|(attempt, (shards, index))| (*attempt, shards.clone(), *index));
+        // What is sealed is kept even before it counts.
+        let sealed = self.attempts.iter().filter_map(|(attempt, held)| match &held.result {
+            Some(Ok(Outcome::Mapped { index, .. })) => Some((*attempt, held.task.range(), *index)),
+            _ => None,
+        });
+        let outputs = kept.chain(sealed).map(|(attempt, shards, index)| HeldOutput { attempt, shards, index });
         Registration {
             threads: self.threads,
             memory_bytes: self.memory_bytes,
@@ -181,6 +186,7 @@ impl Actor {
                 (self.session, self.before) = (Some((epoch, session)), Some((epoch, session)));
                 (self.registering, self.poll) = (None, None);
                 for (attempt, fence) in adopted {
+                    assert!(!kill.contains(&attempt), "{attempt} is to go on and to be killed");
                     if let Some(held) = self.attempts.get_mut(&attempt) {
                         (held.fence, held.told) = (fence, None);
                     }
