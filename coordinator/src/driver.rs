@@ -57,6 +57,9 @@ impl Watcher {
     }
 }
 
+/// Who wakes up so much later than asked for has not only waited for a processor.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
 /// The scheduler, with what the shell knows besides.
 pub(crate) struct Driver {
     scheduler: Scheduler,
@@ -112,11 +115,19 @@ impl Driver {
         }
         self.keep_needed_artifacts();
         loop {
-            let due = [self.tick_due(), self.watch_due].into_iter().flatten().min();
+            let (tick_due, before) = (self.tick_due(), Instant::now());
+            let due = [tick_due, self.watch_due].into_iter().flatten().min();
             let received = match due {
-                Some(due) => inbox.0.recv_timeout(due.saturating_duration_since(Instant::now())),
+                Some(due) => inbox.0.recv_timeout(due.saturating_duration_since(before)),
                 None => inbox.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
+            if tick_due.is_some_and(|due| due.elapsed() > OVERSLEPT) {
+                // This process, or the machine, was stopped for a while, and what was said to it meanwhile is still to be heard: for the
+                // scheduler that time has not passed, or it would take all workers for lost.
+                let stopped = before.elapsed();
+                tracing::info!(seconds = stopped.as_secs_f64(), "this process did not run for a while");
+                self.began += stopped;
+            }
             match received {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(message) => self.take(message),

@@ -231,7 +231,11 @@ impl Control for Call {
         }
         let logs = Arc::clone(&self.0.logs);
         let written = blocking(move || logs.append(attempt, &bytes)).await?;
-        written.map_err(|error| ApiError::Unavailable { message: format!("cannot write the log of {attempt}: {error}") })
+        if let Err(error) = written {
+            // Its report comes behind it, and counts for more.
+            tracing::warn!(%attempt, %error, "a log cannot be written");
+        }
+        Ok(())
     }
 
     async fn ended(self, _: Context, jobs: Vec<JobId>) -> Result<Vec<JobId>, ApiError> {

@@ -92,6 +92,29 @@ fn job_processes_that_hear_nothing_of_the_coordinator_for_too_long_are_ended_and
 }
 
 #[test]
+fn a_coordinator_that_was_stopped_for_longer_than_its_lease_hears_its_workers_before_it_takes_them_for_lost() {
+    let place = Place::new();
+    let world = World::new(&place);
+    let worker = world.worker("worker");
+    let gate = world.gate("map");
+    let text = text_with(&[(60, "!map:gate:map")]);
+    let job = world.submit(&text, CUT);
+    let reached = gate.reached();
+    // What says that a lease has passed is another cluster, whose worker is silent for that long.
+    let elsewhere = Place::new();
+    let other = World::new(&elsewhere);
+    let mut silent = other.worker("silent");
+    world.cluster.coordinator().signal(libc::SIGSTOP);
+    silent.process().signal(libc::SIGSTOP);
+    other.cluster.until_worker(silent.id(), WorkerState::Lost);
+    world.cluster.coordinator().signal(libc::SIGCONT);
+    world.cluster.until_worker(worker.id(), WorkerState::Live);
+    gate.open();
+    drop(reached);
+    nothing_was_done_in_vain(&world.succeeds_with(job, &text));
+}
+
+#[test]
 fn a_coordinator_whose_disk_breaks_ends_at_once_and_goes_on_from_what_it_has_told() {
     let place = Place::new();
     let world = World::new(&place);

@@ -182,6 +182,29 @@ fn a_worker_stopped_past_its_lease_and_continued_reports_in_vain_and_leaves_no_t
 }
 
 #[test]
+fn a_worker_that_leaves_with_the_last_output_is_not_waited_for_by_those_that_were_to_read_it() {
+    let place = Place::new();
+    let world = World::new(&place);
+    let gate = world.gate("map");
+    let text = text_with(&[(60, "!map:gate:map")]);
+    let _workers = [world.worker("first"), world.worker("second")];
+    let job = world.submit(&text, CUT);
+    let reached = gate.reached();
+    wait_until("all else is mapped", || {
+        let view = world.cluster.job(job);
+        units_accepted(&view, TaskKind::Map) + world.running(job, TaskKind::Map).task.range().len() as u64
+            == view.status.units[&TaskKind::Map].1
+    });
+    let last = world.running(job, TaskKind::Map);
+    assert!(world.cluster.command("drain").arg(last.worker.to_string()).status().unwrap().success());
+    // What it reports now is the last output: others are granted reduce tasks at once, and it leaves with the output.
+    gate.open();
+    drop(reached);
+    let view = world.succeeds_with(job, &text);
+    assert_eq!(view.status.retries, 0, "{view:#?}");
+}
+
+#[test]
 fn when_the_last_worker_dies_the_job_waits_and_a_new_one_finishes_it() {
     let place = Place::new();
     let world = World::new(&place);

@@ -11,6 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use shardmill_datasets::Plan;
@@ -42,6 +43,8 @@ const LOG_PAUSE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Times that a list of sources may change while it is read.
 const CHANGES: usize = 10;
+/// Times that it is waited for when it is not there: a third of a second in all.
+const WAITS: u32 = 3;
 
 /// An attempt that is to be run.
 pub(crate) struct Attempt<'w> {
@@ -143,18 +146,26 @@ impl Attempt<'_> {
         made.await.expect("making directories does not panic")
     }
 
-    /// The list of map outputs that it reads.
+    /// The list of map outputs that it reads. If one is being made again, the attempt is handed back: who waits for that to be done may
+    /// be the one who could do it.
     async fn list(&self) -> Result<List, Fault> {
         let attempt = self.grant.attempt;
+        let waits = AtomicU32::new(0);
         'again: for _ in 0..CHANGES {
             let (mut pages, mut number) = (Pages::default(), 0);
             loop {
-                let page =
-                    self.worker.line.call(|live| async move { live.client.sources(within(PATIENCE), live.session, attempt, number).await });
+                let waits = &waits;
+                let page = self.worker.line.call(|live| async move {
+                    match live.client.sources(within(PATIENCE), live.session, attempt, number).await? {
+                        Err(ApiError::Unavailable { .. }) if waits.fetch_add(1, Relaxed) == WAITS => Ok(Ok(None)),
+                        answer => Ok(answer.map(Some)),
+                    }
+                });
                 let page = page.await.map_err(|error: ApiError| {
                     tracing::debug!(%attempt, %error, "its sources cannot be learned");
                     Fault::Cancelled
                 })?;
+                let Some(page) = page else { return Err(Fault::Drained) };
                 let more = page.more;
                 match pages.push(page) {
                     Err(ListError::Changed) => continue 'again,
@@ -180,10 +191,9 @@ impl Attempt<'_> {
         let gathering = async move { sources::gather(&self.worker.fetcher, &seat.kept, sight, &wish, list, directory).await };
         let telling = async {
             while let Some(trouble) = troubles.recv().await {
-                let told = self.worker.line.call(|live| async move {
-                    live.client.fetch_trouble(within(PATIENCE), live.session, trouble.output, trouble.damaged).await
-                });
-                if let Err(error) = told.await {
+                // Not again when there is no answer: each time is counted.
+                let live = self.worker.line.live().await;
+                if let Err(error) = live.client.fetch_trouble(within(PATIENCE), live.session, trouble.output, trouble.damaged).await {
                     tracing::debug!(output = %trouble.output, %error, "trouble could not be told");
                 }
             }

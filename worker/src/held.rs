@@ -183,7 +183,7 @@ impl Attempts {
         self.lock().iter().map(|(attempt, held)| (*attempt, held.progress)).collect()
     }
 
-    /// What a registration says.
+    /// What a registration says: what could go on, and nothing that is about to be gone.
     pub(crate) fn list(&self) -> Vec<HeldAttempt> {
         let of = |held: &Held| HeldAttempt {
             attempt: held.grant.attempt,
@@ -191,7 +191,7 @@ impl Attempts {
             threads: held.grant.threads,
             memory_bytes: held.grant.memory_bytes,
         };
-        self.lock().values().map(of).collect()
+        self.lock().values().filter(|held| *held.stop.borrow() != Some(Stop::Killed)).map(of).collect()
     }
 
     /// What to ask for next: a task while there are threads for one, else one more to fetch for, if it is worth it.

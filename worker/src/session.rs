@@ -224,6 +224,7 @@ async fn conclude(worker: &Arc<Worker>, grant: &Grant, mut stop: watch::Receiver
     }
     let is_killed = |stop: &Option<Stop>| *stop == Some(Stop::Killed);
     if is_killed(&stop.borrow()) {
+        worker.shelf.take(attempt);
         return remove(worker, attempt, true).await;
     }
     worker.attempts.enter(attempt, Stage::Reporting);
@@ -241,6 +242,7 @@ async fn conclude(worker: &Arc<Worker>, grant: &Grant, mut stop: watch::Receiver
         Some(Verdict::Accepted) => {}
         Some(Verdict::Rejected) => {
             tracing::info!(%attempt, "report rejected");
+            worker.attempts.kill(attempt);
             worker.shelf.take(attempt);
             remove(worker, attempt, true).await;
         }

@@ -113,6 +113,16 @@ async fn a_job_that_reports_what_is_not_there_is_found_out() {
 }
 
 #[tokio::test]
+async fn a_reduce_attempt_whose_sources_are_made_again_is_handed_back() {
+    let place = Place::new("behave").await;
+    let worker = place.worker("");
+    let grant = place.coordinator.grant(Task::Reduce(0..1));
+    // It may be this worker that is to make them.
+    assert_eq!(place.coordinator.report_of(grant.attempt).await.result, Err(Fault::Drained.into()));
+    worker.leave().await;
+}
+
+#[tokio::test]
 async fn a_map_output_stays_until_it_is_rejected_or_its_job_has_ended() {
     let place = Place::new("behave").await;
     let worker = place.worker("");

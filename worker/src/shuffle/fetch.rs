@@ -22,7 +22,7 @@ use shardmill_protocol::process::SourceSegment;
 use shardmill_protocol::rpc::api::Holder;
 use shardmill_protocol::rpc::secret::Secret;
 use shardmill_protocol::rpc::serve::set_up;
-use shardmill_protocol::rpc::shuffle::{ANSWER_BYTES, Request, Wanted, decode_answer, is_plain};
+use shardmill_protocol::rpc::shuffle::{ANSWER_BYTES, Refusal, Request, Wanted, decode_answer, is_plain};
 use shardmill_protocol::rpc::tls;
 use shardmill_protocol::rpc::transport::Stream;
 use shardmill_protocol::task::MapOutput;
@@ -96,7 +96,7 @@ enum FetchError {
     #[error("{0}")]
     Connection(#[from] io::Error),
     #[error("{0}")]
-    Refused(#[from] shardmill_protocol::rpc::shuffle::Refusal),
+    Refused(#[from] Refusal),
     #[error("what comes does not match its digest: {0}")]
     Damaged(String),
     #[error("{0}")]
@@ -172,6 +172,8 @@ impl Fetcher {
                     return Err(Fault::ServedBadData { worker: holder.worker, output: output.attempt });
                 }
                 FetchError::Damaged(_) => (was_damaged, begun) = (true, None),
+                // The output is there: others are before this one.
+                FetchError::Refused(Refusal::Busy) => backoff.pause().await,
                 FetchError::Connection(_) | FetchError::Refused(_) => {
                     failures += 1;
                     tell(false);

@@ -21,7 +21,7 @@ use shardmill_protocol::task::MapOutput;
 use shardmill_protocol::{AttemptId, Digest, JobId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -132,19 +132,29 @@ impl Server {
                 let _ = set_up(&stream);
                 // The peer sees the same address, and decides by it as well.
                 let is_plain = stream.local_addr().is_ok_and(|own| is_plain(own.ip()));
-                let served = match (permit, is_plain) {
-                    (Ok(_permit), true) => server.serve(stream, &chunks).await,
-                    (Ok(_permit), false) => match timeout(HANDSHAKE, server.tls.accept(stream)).await {
-                        Ok(Ok(stream)) => server.serve(stream, &chunks).await,
-                        Ok(Err(error)) => Err(error),
-                        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-                    },
-                    (Err(_), true) => busy(stream).await,
-                    // Not worth a handshake.
-                    (Err(_), false) => Ok(()),
+                let served = async {
+                    if is_plain {
+                        return server.serve_or_refuse(stream, permit, &chunks).await;
+                    }
+                    // Also before a refusal: a connection that ends without one is taken for an output that is lost.
+                    let stream = timeout(HANDSHAKE, server.tls.accept(stream)).await.map_err(io::Error::from)??;
+                    server.serve_or_refuse(stream, permit, &chunks).await
                 };
-                trace(peer, served);
+                trace(peer, served.await);
             });
+        }
+    }
+
+    /// Serves a connection that has its permit; another one is told that there are too many.
+    async fn serve_or_refuse(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        permit: Result<OwnedSemaphorePermit, TryAcquireError>,
+        chunks: &Semaphore,
+    ) -> io::Result<()> {
+        match permit {
+            Ok(_permit) => self.serve(stream, chunks).await,
+            Err(_) => busy(stream).await,
         }
     }
 

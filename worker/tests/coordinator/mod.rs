@@ -316,6 +316,7 @@ impl Handler {
                 capability: Secret::new([7; 32]),
             })),
             Call::LogChunk { .. } => Answer::LogChunk(Ok(())),
+            Call::Sources { .. } => Answer::Sources(Err(ApiError::Unavailable { message: "a map output is being made again".to_owned() })),
             Call::Ended { jobs } => Answer::Ended(Ok(if state.has_ended { jobs } else { Vec::new() })),
             Call::Leave { .. } => {
                 state.has_left = true;

@@ -1,6 +1,6 @@
 //! Heartbeats, leases, and the passing of time.
 
-use shardmill_protocol::{Fault, Task};
+use shardmill_protocol::{Fault, Grant, Outcome, Task};
 
 use super::world::*;
 use crate::{Action, Answer, Config, Event, Fact, Notice, ReplyId};
@@ -144,19 +144,22 @@ fn what_a_lost_worker_has_left_in_staging_is_removed_once_some_of_its_range_is_d
         |actions: &[Action]| actions.iter().filter(|action| matches!(action, Action::Discard { .. })).cloned().collect::<Vec<_>>();
     let mut world = World::new();
     let sessions = [world.join(1, 1), world.join(2, 1)];
-    world.planned_job(1, sessions[0], 8, 1);
+    world.submit(1);
+    let draft = world.grant(sessions[0]).unwrap();
+    world.done(&draft, Outcome::Drafted { draft: digest("draft"), surveys: 8 });
+    let surveyed = |grant: &Grant| Ok(outcome(grant, 0, 0));
     let [lost, back] = sessions.map(|session| world.grant(session).unwrap());
     assert_eq!((discards(&world.pass(5000)), discards(&world.pass(10_000))), (vec![], vec![]), "they may come back");
 
     let back = world.come_back(2, &back);
-    let (answer, actions) = world.report(&back, Ok(mapped(&back.task.range(), 1)));
+    let (answer, actions) = world.report(&back, surveyed(&back));
     assert_eq!((answer, discards(&actions)), (Some(Answer::Accepted), vec![]), "what comes back and goes on keeps what it has");
 
     let third = world.join(3, 4);
     let mut removed = Vec::new();
-    while let Some(grant) = world.grant(third).filter(|grant| matches!(grant.task, Task::Map(_))) {
+    while let Some(grant) = world.grant(third).filter(|grant| matches!(grant.task, Task::Survey(_))) {
         let overlaps = grant.task.range().start < lost.task.range().end && lost.task.range().start < grant.task.range().end;
-        let found = discards(&world.report(&grant, Ok(mapped(&grant.task.range(), 1))).1);
+        let found = discards(&world.report(&grant, surveyed(&grant)).1);
         assert!(overlaps || found.is_empty(), "{grant:?}");
         removed.extend(found);
     }

@@ -222,7 +222,8 @@ fn a_straggler_gets_a_backup_and_the_first_that_is_sealed_wins() {
         let (answer, actions) = world.report(winner, Ok(mapped(&late.task.range(), 1)));
         assert_eq!(answer, Some(Answer::Accepted));
         assert!(actions.contains(&Action::Notice(Notice::Ended(loser.attempt, lost_by, Box::new(Fault::LostRace.into())))));
-        assert!(actions.contains(&Action::Discard { attempt: loser.attempt }));
+        // It may be taken up again if the winner's output is lost and its worker, lost as well, comes back.
+        assert!(!actions.contains(&Action::Discard { attempt: loser.attempt }));
         let kill = world.beat(loser.fence.session, &[loser.attempt]).0;
         assert_eq!(kill, Some(Answer::Heartbeat { kill: vec![loser.attempt], drain: false }));
         assert_eq!(world.report(loser, Ok(mapped(&late.task.range(), 1))).0, Some(Answer::Rejected));

@@ -450,13 +450,14 @@ impl Cluster {
         let Some(sources) = self.scheduler.sources(session, attempt) else { return Fetched::Later };
         assert_eq!(Some(sources.list()), held.list.or(Some(sources.list())), "I13: the list is that of the grant");
         let worker = self.actors[index].id;
-        let missing = match sources.outputs() {
-            None => Some((worker, AttemptId { number: 0, ..attempt })),
-            Some(mut outputs) => outputs.find_map(|(output, holder)| {
-                let there = self.actors.iter().any(|actor| actor.id == holder && actor.serves(output.attempt));
-                (!there).then_some((holder, output.attempt))
-            }),
+        let Some(outputs) = sources.outputs() else {
+            // One is being made again.
+            let held = self.actors[index].attempts.get_mut(&attempt).expect("it computes");
+            (held.fetches, held.left) = (held.fetches + 1, 100);
+            return if held.fetches < 3 { Fetched::Later } else { Fetched::Never(Fault::Drained) };
         };
+        let is_there = |output, holder| self.actors.iter().any(|actor| actor.id == holder && actor.serves(output));
+        let missing = outputs.map(|(output, holder)| (holder, output.attempt)).find(|(holder, output)| !is_there(*output, *holder));
         let Some((holder, output)) = missing else {
             let outputs = self.scheduler.sources(session, attempt).and_then(|sources| sources.outputs());
             let mut outputs: Vec<_> = outputs.into_iter().flatten().collect();
