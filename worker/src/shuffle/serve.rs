@@ -30,7 +30,7 @@ use crate::disk::{Disk, MAP_INDEX, MAP_RUN};
 use crate::memory;
 
 /// Connections at once.
-const CONNECTIONS: usize = 256;
+pub(super) const CONNECTIONS: usize = 256;
 /// Bytes that are read from the disk at once, for one connection.
 const CHUNK_BYTES: usize = 512 << 10;
 /// Chunks in memory at once, for all connections.

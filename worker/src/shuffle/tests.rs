@@ -1,4 +1,4 @@
-//! Segments on their way: from made-up map outputs, over loopback and over TLS, with damage at every byte.
+//! Segments on their way: from made-up map outputs, over loopback and over TLS, with damage everywhere.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,14 +10,16 @@ use shardmill_datasets::run::{Layout, RunWriter};
 use shardmill_protocol::process::read_message;
 use shardmill_protocol::rpc::api::DiskProof;
 use shardmill_protocol::rpc::secret::Secret;
+use shardmill_protocol::rpc::shuffle::{ANSWER_BYTES, Refusal, decode_answer};
 use shardmill_protocol::rpc::tls::Identity;
 use shardmill_protocol::{AttemptId, Epoch, JobId};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::super::fetch::Trouble;
-use super::super::serve::{Server, Shelf};
+use super::super::serve::{CONNECTIONS, Server, Shelf};
 use super::*;
 use crate::disk::Disk;
 
@@ -145,22 +147,23 @@ async fn what_is_fetched_is_what_is_read_in_place() {
 
 #[tokio::test]
 async fn a_flipped_byte_of_an_output_is_noticed_fetched_again_and_then_held_against_its_holder() {
-    flip_every_byte_of(MAP_RUN).await;
+    flip_bytes_of(MAP_RUN).await;
 }
 
 #[tokio::test]
 async fn a_flipped_byte_of_an_index_is_noticed_fetched_again_and_then_held_against_its_holder_if_it_says_otherwise() {
-    flip_every_byte_of(MAP_INDEX).await;
+    flip_bytes_of(MAP_INDEX).await;
 }
 
-async fn flip_every_byte_of(name: &str) {
+/// Flips every seventh byte: of what is there for each partition, each byte is flipped for some of them.
+async fn flip_bytes_of(name: &str) {
     let mapper = Mapper::new().await;
     let output = mapper.map(1, 1);
     let unharmed = Reducer::new(&mapper, 0..PARTITIONS);
     let good = unharmed.gather(vec![(output.clone(), Arc::clone(&mapper.holder))]).await.unwrap();
     let path = mapper.disk.attempt_directory(output.attempt).join(name);
     let whole = fs::read(&path).unwrap();
-    for at in 0..whole.len() {
+    for at in (0..whole.len()).step_by(7) {
         let mut damaged = whole.clone();
         damaged[at] ^= 1 << (at % 8);
         fs::write(&path, &damaged).unwrap();
@@ -271,6 +274,33 @@ async fn a_holder_that_cannot_be_reached_is_named() {
     let mut reducer = Reducer::new(&mapper, 0..10);
     let Err(Fault::FetchFailed { worker, output: named, .. }) = reducer.gather(vec![(output.clone(), holder)]).await else { panic!() };
     assert_eq!((worker, named, reducer.told()), (mapper.disk.id(), output.attempt, vec![false; 3]));
+}
+
+#[tokio::test]
+async fn a_holder_with_too_many_connections_is_asked_again_and_that_is_no_trouble() {
+    let mapper = Mapper::new().await;
+    let output = mapper.map(1, 5);
+    let mut reducer = Reducer::new(&mapper, 0..10);
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        held.push(TcpStream::connect(&mapper.holder.address).await.unwrap());
+    }
+    let all_are_taken = async {
+        let mut answer = [0; ANSWER_BYTES];
+        TcpStream::connect(&mapper.holder.address).await.unwrap().read_exact(&mut answer).await.unwrap();
+        assert_eq!(decode_answer(&answer), Err(Refusal::Busy));
+    };
+    all_are_taken.await;
+    let release = async {
+        // The fetcher tries meanwhile, more often than it may fail.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+            let _ = TcpStream::connect(&mapper.holder.address).await.unwrap().read_exact(&mut [0; ANSWER_BYTES]).await;
+        }
+        drop(held);
+    };
+    let (gathered, ()) = tokio::join!(reducer.gather(vec![(output, Arc::clone(&mapper.holder))]), release);
+    assert_eq!((gathered.unwrap().len(), reducer.told()), (1, vec![]));
 }
 
 #[tokio::test]
