@@ -32,6 +32,10 @@
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not combine values of type `{V}`",
+    note = "`Sum` adds integers alone: floats add up to something else in another order, so count in a smaller unit, or without a combiner"
+)]
 pub trait Combine<V>: Send + Sync + 'static {
     /// Whether values are folded at all. Only [`NoCombine`] says no.
     const COMBINES: bool = true;

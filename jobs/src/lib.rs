@@ -95,6 +95,8 @@
 //! cargo run --release -- describe
 //! ```
 //!
+//! A `sales.csv` to try it on is `datasets/samples/sales.csv` of the repository. The second time, `--overwrite` replaces the output.
+//!
 //! The output is a directory with a `part-00000.csv` for each partition and a manifest, `_SUCCESS`. It appears when it is whole, or not at all.
 //!
 //! # A parameter, a combiner, a counter, bad records

@@ -12,7 +12,7 @@ use crate::event::{ReplyId, Tick};
 use crate::fleet::{Held, Wish};
 use crate::job::Job;
 use crate::pending::{Shape, Terms};
-use crate::range::{cut, task_of};
+use crate::range::{cut, level, task_of};
 use crate::scheduler::{Scheduler, millis};
 use crate::share::{Need, Share};
 
@@ -143,7 +143,10 @@ impl Scheduler {
             let share = Share::of(session, wanted, need)?;
             let end = match terms.shape {
                 Shape::Whole | Shape::Alone => piece.end,
-                Shape::Tried | Shape::Free => cut(work, kind, &piece, share, threads, running, &self.config),
+                Shape::Tried | Shape::Free => {
+                    let level = level(work, share, threads, running);
+                    cut(work, kind, &piece, share, threads, level, &self.config)
+                }
             };
             let units = end - piece.start;
             // One unit keeps one thread busy; listing and planning look after themselves.
@@ -172,9 +175,13 @@ impl Scheduler {
             }
             let before = job.live.get(&attempt).filter(|live| live.task.kind() == TaskKind::Reduce)?;
             let share = Share { slots, threads: before.threads, memory_bytes: before.memory_bytes };
+            let running = job.running_weight(TaskKind::Reduce, now);
             let work = &job.works[&TaskKind::Reduce];
+            // It still has this to do, and is not to be waited for in the end.
+            let left = work.left_of(std::iter::once((before.task.range(), millis(now, before.granted).into())));
+            let level = level(work, share, threads, running).checked_sub(left).filter(|level| *level > 0)?;
             let (piece, _) = work.pending().ready_for(session.worker, now).find(|(_, terms)| terms.shape == Shape::Free)?;
-            let end = cut(work, TaskKind::Reduce, &piece, share, threads, 0, &self.config);
+            let end = cut(work, TaskKind::Reduce, &piece, share, threads, level, &self.config);
             Some((attempt.job, piece.start..end, share))
         });
         if let Some((id_of_job, range, share)) = found {

@@ -26,7 +26,7 @@ pub(crate) enum BuildError {
     #[error("cannot read what cargo says")]
     Output(#[source] io::Error),
     /// The crate does not build; cargo has said why.
-    #[error("{} does not build", .0.display())]
+    #[error("the crate in {} does not build", .0.display())]
     Failed(PathBuf),
     /// It is a library.
     #[error("{} has no executable", .0.display())]

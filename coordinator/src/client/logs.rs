@@ -51,6 +51,7 @@ impl Logs {
         }
         match self.shown.format {
             Format::Json => print_json(&json!({ "job": job, "task": self.task, "stderr": String::from_utf8_lossy(&text) })),
+            Format::Text if text.is_empty() => eprintln!("no process of job {job} has written anything"),
             // To a terminal only what it does not obey.
             Format::Text if std::io::stdout().is_terminal() => print(plain(&String::from_utf8_lossy(&text))),
             Format::Text => print(text),
