@@ -178,7 +178,7 @@ impl Scheduler {
             let running = job.running_weight(TaskKind::Reduce, now);
             let work = &job.works[&TaskKind::Reduce];
             // It still has this to do, and is not to be waited for in the end.
-            let left = work.left_of(std::iter::once((before.task.range(), millis(now, before.granted).into())));
+            let left = work.left_of(std::iter::once((before.task.range(), millis(now, before.granted))));
             let level = level(work, share, threads, running).checked_sub(left).filter(|level| *level > 0)?;
             let (piece, _) = work.pending().ready_for(session.worker, now).find(|(_, terms)| terms.shape == Shape::Free)?;
             let end = cut(work, TaskKind::Reduce, &piece, share, threads, level, &self.config);
