@@ -6,7 +6,7 @@ use std::path::Path;
 use shardmill_protocol::rpc::join::JoinFile;
 use shardmill_protocol::task::TaskKind;
 use shardmill_protocol::view::{AttemptState, AttemptView, JobView, WorkerState};
-use shardmill_tests::cluster::{Cluster, units_accepted};
+use shardmill_tests::cluster::{Cluster, each_unit_counts_once};
 use shardmill_tests::{BrokenDisk, Job, Output, Place, sales, wait_until};
 
 use crate::world::{CUT, ONE_THREAD, World, attempt_in, text_with};
@@ -47,10 +47,7 @@ fn nothing_was_done_in_vain(view: &JobView) {
 
 /// What was accepted is everything, once. An attempt whose grant a death has kept from its worker may have been made anew.
 fn each_unit_was_done_once(view: &JobView) {
-    assert_eq!(view.attempt_count, view.attempts.len() as u64, "all are shown");
-    for (kind, (_, units)) in &view.status.units {
-        assert_eq!(units_accepted(view, *kind), *units, "{kind:?} of {view:#?}");
-    }
+    each_unit_counts_once(view);
     assert!(view.lost.is_empty(), "{view:#?}");
 }
 

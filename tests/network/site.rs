@@ -136,6 +136,14 @@ fn address(worker: &WorkerView) -> SocketAddrV4 {
     worker.address.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// How often something is looked at: each time a command is run.
+const LOOKS: usize = 3_000;
+
+/// Looks with commands until something is so, but not for ever.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    assert!((0..LOOKS).any(|_| is_so()), "in vain until {what}");
+}
+
 /// What a command shows, read back.
 fn view<T: DeserializeOwned>(command: &mut Command) -> T {
     let told = command.args(["--format", "json"]).output().unwrap();

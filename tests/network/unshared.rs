@@ -8,10 +8,7 @@ use shardmill_tests::gate::Gate;
 use shardmill_tests::{Output, Place, names_in};
 
 use crate::machines::Network;
-use crate::site::{Site, stderr};
-
-/// How often a job is looked at: each time a command is run.
-const LOOKS: usize = 3_000;
+use crate::site::{Site, stderr, until};
 
 #[test]
 fn a_job_whose_output_no_worker_sees_fails_at_once_and_names_worker_and_path() {
@@ -45,8 +42,7 @@ fn a_worker_that_joins_without_seeing_the_output_is_left_out_and_the_others_fini
     let _blind = site.worker(third, &[]);
     let is_blind =
         |attempt: &AttemptView| matches!(attempt.failure.as_ref().map(|failure| &failure.fault), Some(Fault::OutputUnseen { .. }));
-    let is_told = (0..LOOKS).any(|_| site.job(second, job).attempts.iter().any(is_blind));
-    assert!(is_told, "the other worker was given nothing, or does not say what is wrong");
+    until("the other worker was given something and says what is wrong", || site.job(second, job).attempts.iter().any(is_blind));
     gate.open();
     drop(reached);
     let view = site.succeeds(second, job);

@@ -396,6 +396,14 @@ pub fn units_accepted(view: &JobView, kind: shardmill_protocol::task::TaskKind) 
     accepted.map(|attempt| attempt.task.range().len() as u64).sum()
 }
 
+/// Each unit of each phase counts once, by whomever it was done.
+pub fn each_unit_counts_once(view: &JobView) {
+    assert_eq!(view.attempt_count, view.attempts.len() as u64, "all are shown");
+    for (kind, (_, units)) in &view.status.units {
+        assert_eq!(units_accepted(view, *kind), *units, "{kind:?} of {view:#?}");
+    }
+}
+
 /// The words of all parts with their counts, in order.
 pub fn counts(output: &Output) -> Vec<(String, u64)> {
     let mut counts: Vec<_> =

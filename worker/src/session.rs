@@ -242,6 +242,7 @@ async fn conclude(worker: &Arc<Worker>, grant: &Grant, mut stop: watch::Receiver
         Some(Verdict::Accepted) => {}
         Some(Verdict::Rejected) => {
             tracing::info!(%attempt, "report rejected");
+            // It is not registered any more while its files are removed.
             worker.attempts.kill(attempt);
             worker.shelf.take(attempt);
             remove(worker, attempt, true).await;

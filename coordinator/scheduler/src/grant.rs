@@ -143,10 +143,7 @@ impl Scheduler {
             let share = Share::of(session, wanted, need)?;
             let end = match terms.shape {
                 Shape::Whole | Shape::Alone => piece.end,
-                Shape::Tried | Shape::Free => {
-                    let level = level(work, share, threads, running);
-                    cut(work, kind, &piece, share, threads, level, &self.config)
-                }
+                Shape::Tried | Shape::Free => cut(work, kind, &piece, share, threads, level(work, share, threads, running), &self.config),
             };
             let units = end - piece.start;
             // One unit keeps one thread busy; listing and planning look after themselves.

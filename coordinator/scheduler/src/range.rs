@@ -30,9 +30,9 @@ fn part(of: u64, share: Share, threads: u64) -> u64 {
     scale(of, share.threads.into(), threads)
 }
 
-/// Where a task ends that begins where a piece does: with most of the worker's part of an even cut of all that is pending. While a phase goes
-/// on at a pace at which that would be over in no time, with more: beginning and ending a task is not free. But never with more than
-/// is `level`.
+/// Where a task ends that begins where a piece does: with most of the worker's part of an even cut of all that is pending. While a phase
+/// goes on at a pace at which that would be over in no time, with more: beginning and ending a task is not free. But never with more than
+/// `level`, which leaves the same to every other thread.
 pub(crate) fn cut(work: &Work, kind: TaskKind, piece: &Range<u32>, share: Share, threads: u64, level: u64, config: &Config) -> u32 {
     let weights = work.weights.as_ref().expect("what is granted has weights");
     let part = |of: u64| part(of, share, threads);

@@ -94,17 +94,16 @@ impl Scheduler {
     fn accept(&mut self, attempt: AttemptId, live: Live, outcome: Outcome) {
         let (id, range) = (attempt.job, live.task.range());
         let elapsed_ms = millis(self.now, live.granted);
-        // What others have staged is of no use any more. Only a map attempt may yet be taken up again, if this output is lost, and may
-        // have set records aside: what it has staged goes with the job.
-        let is_void = live.task.kind() != TaskKind::Map;
+        let mut beaten = Vec::new();
         while let Some(rival) = self.twin(id, &live.task) {
             self.overtake(rival, Fault::LostRace);
-            if is_void {
-                self.outbox.say(Action::Discard { attempt: rival });
-            }
+            beaten.push(rival);
         }
-        for stray in self.job(id).work(live.task.kind()).outrun(&range).into_iter().filter(|_| is_void) {
-            self.outbox.say(Action::Discard { attempt: stray });
+        beaten.append(&mut self.job(id).work(live.task.kind()).outrun(&range));
+        // What these have staged is of no use any more. Only a map attempt may yet be taken up again, if this output is lost, and may have
+        // set records aside: what it has staged goes with the job.
+        if live.task.kind() != TaskKind::Map {
+            beaten.into_iter().for_each(|attempt| self.outbox.say(Action::Discard { attempt }));
         }
         let (journaled, outcome) = split_estimates(outcome);
         self.outbox.journal(Fact::Done { attempt, worker: live.worker, task: live.task.clone(), outcome: journaled, elapsed_ms });

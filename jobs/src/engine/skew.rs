@@ -7,7 +7,7 @@ use std::fmt;
 const WORTH_SAYING: u64 = 1 << 20;
 
 /// The key with the most values, of those that were seen.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(crate) struct Heaviest {
     key: Vec<u8>,
     values: u64,
@@ -44,7 +44,7 @@ impl Heaviest {
 }
 
 /// One key has most of the values.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Skew {
     key: String,
     values: u64,

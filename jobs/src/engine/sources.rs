@@ -195,8 +195,9 @@ impl<'a, J: MapReduce> Reader<'a, J> {
                 let mut start = 0;
                 while start < lane.len() {
                     let end = lane.group_end(start);
-                    self.heaviest.see(lane.pair(start).0, (end - start) as u64);
-                    each(lane.pair(start).0, Values::sorted(lane, start..end))?;
+                    let key = lane.pair(start).0;
+                    self.heaviest.see(key, (end - start) as u64);
+                    each(key, Values::sorted(lane, start..end))?;
                     start = end;
                 }
                 Ok(())

@@ -21,7 +21,7 @@ use shardmill_protocol::task::MapOutput;
 use shardmill_protocol::{AttemptId, Digest, JobId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -134,32 +134,25 @@ impl Server {
                 let is_plain = stream.local_addr().is_ok_and(|own| is_plain(own.ip()));
                 let served = async {
                     if is_plain {
-                        return server.serve_or_refuse(stream, permit, &chunks).await;
+                        return server.serve(stream, permit.ok(), &chunks).await;
                     }
                     // Also before a refusal: a connection that ends without one is taken for an output that is lost.
                     let stream = timeout(HANDSHAKE, server.tls.accept(stream)).await.map_err(io::Error::from)??;
-                    server.serve_or_refuse(stream, permit, &chunks).await
+                    server.serve(stream, permit.ok(), &chunks).await
                 };
                 trace(peer, served.await);
             });
         }
     }
 
-    /// Serves a connection that has its permit; another one is told that there are too many.
-    async fn serve_or_refuse(
+    /// Answers one request after the other, until the peer has no more. A connection beyond those that are allowed is told so.
+    async fn serve(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
-        permit: Result<OwnedSemaphorePermit, TryAcquireError>,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        permit: Option<OwnedSemaphorePermit>,
         chunks: &Semaphore,
     ) -> io::Result<()> {
-        match permit {
-            Ok(_permit) => self.serve(stream, chunks).await,
-            Err(_) => busy(stream).await,
-        }
-    }
-
-    /// Answers one request after the other, until the peer has no more.
-    async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, chunks: &Semaphore) -> io::Result<()> {
+        let Some(_permit) = permit else { return send(&mut stream, &encode_answer(Err(Refusal::Busy))).await };
         let mut request = [0; REQUEST_BYTES];
         // Who connects has something to ask.
         let mut patience = HANDSHAKE;
@@ -272,10 +265,6 @@ async fn send_pieces(
         }
     }
     Ok(())
-}
-
-async fn busy(mut stream: impl AsyncWrite + Unpin) -> io::Result<()> {
-    send(&mut stream, &encode_answer(Err(Refusal::Busy))).await
 }
 
 fn trace(peer: SocketAddr, served: io::Result<()>) {

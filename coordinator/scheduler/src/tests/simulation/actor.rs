@@ -144,20 +144,23 @@ impl Actor {
             threads: held.threads,
             memory_bytes: held.memory_bytes,
         });
-        let kept = self.outputs.iter().map(|(attempt, (shards, index))| (*attempt, shards.clone(), *index));
-        // What is sealed is kept even before it counts.
-        let sealed = self.attempts.iter().filter_map(|(attempt, held)| match &held.result {
-            Some(Ok(Outcome::Mapped { index, .. })) => Some((*attempt, held.task.range(), *index)),
-            _ => None,
-        });
-        let outputs = kept.chain(sealed).map(|(attempt, shards, index)| HeldOutput { attempt, shards, index });
         Registration {
             threads: self.threads,
             memory_bytes: self.memory_bytes,
             resumes: self.before.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, session)| session),
             attempts: attempts.collect(),
-            outputs: outputs.collect(),
+            outputs: self.kept().collect(),
         }
+    }
+
+    /// The outputs that it keeps: what is sealed even before it counts.
+    fn kept(&self) -> impl Iterator<Item = HeldOutput> {
+        let counting = self.outputs.iter().map(|(attempt, (shards, index))| (*attempt, shards.clone(), *index));
+        let sealed = self.attempts.iter().filter_map(|(attempt, held)| match &held.result {
+            Some(Ok(Outcome::Mapped { index, .. })) => Some((*attempt, held.task.range(), *index)),
+            _ => None,
+        });
+        counting.chain(sealed).map(|(attempt, shards, index)| HeldOutput { attempt, shards, index })
     }
 
     /// Which attempts compute: one for each job, the oldest.
@@ -251,7 +254,6 @@ impl Actor {
 
     /// Whether an output can be read there.
     pub(super) fn serves(&self, output: AttemptId) -> bool {
-        let sealed = self.attempts.get(&output).is_some_and(|held| matches!(held.result, Some(Ok(Outcome::Mapped { .. }))));
-        self.runs() && (sealed || self.outputs.contains_key(&output))
+        self.runs() && self.kept().any(|kept| kept.attempt == output)
     }
 }
